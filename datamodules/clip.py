@@ -1,0 +1,191 @@
+"""Typed samples and batches: what a loader hands over, and what every network is trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+UNKNOWN_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that could not be read.
+
+    Args:
+        path: the file.
+        reason: one line that says what is wrong with it, and the remedy where there is one.
+    """
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason if self.path in self.reason else f"{self.path}: {self.reason}"
+
+
+@dataclass
+class ClipSample:
+    """One video as a worker reads it, with V views of T frames each.
+
+    Args:
+        streams: per stream (V, T, C, H, W) uint8, "about 128" for signed ones (see `transforms.py`).
+        label: () int64, or (num_classes,) float32 multi-hot; -1 where unknown.
+        index: position in the split's list of records.
+        path: the file that was asked for.
+        seconds: time spent reading.
+        substituted: whether another video stands in for an unreadable one (training only).
+        failures: the unreadable videos met on the way.
+    """
+
+    streams: dict[str, Tensor]
+    label: Tensor
+    index: int
+    path: str
+    seconds: float
+    substituted: bool = False
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(repr=False)
+class ClipBatch:
+    """A batch of B videos with V views each; the views of one video are adjacent.
+
+    An evaluation batch of which no video could be read has B = 0 and only `failures`. Not frozen, since
+    device transfer refuses frozen dataclasses.
+
+    Args:
+        streams: per stream (B * V, T, C, H, W), uint8 from the workers, float32 once normalised.
+        labels: (B,) int64, or (B, num_classes) float32 multi-hot; -1 where unknown.
+        indices: (B,) int64, positions in the split's list of records.
+        paths: B files.
+        seconds: (B,) float64, time spent reading each.
+        substituted: (B,) bool, training samples that stand in for an unreadable video.
+        failures: evaluation videos left out of this batch; training ones replaced.
+        num_views: V.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+
+    streams: dict[str, Tensor]
+    labels: Tensor
+    indices: Tensor
+    paths: list[str]
+    seconds: Tensor
+    substituted: Tensor
+    failures: list[Failure] = field(default_factory=list)
+    num_views: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.streams:
+            raise ValueError("ClipBatch.streams: expected at least one stream, got none")
+        if self.num_views < 1:
+            raise ValueError(f"ClipBatch.num_views: expected at least 1, got {self.num_views}")
+        for name, stream in self.streams.items():
+            self._check_stream(name, stream)
+        if self.labels.ndim not in (1, 2):
+            raise ValueError(
+                f"ClipBatch.labels: expected (B,) or (B, num_classes), got {_shape(self.labels)}"
+            )
+        for name in ("indices", "seconds", "substituted"):
+            self._check_vector(name, getattr(self, name))
+        if len(self.paths) != len(self):
+            raise ValueError(f"ClipBatch.paths: expected {len(self)} (as labels), got {len(self.paths)}")
+
+    @classmethod
+    def from_samples(cls, samples: Sequence[ClipSample], failures: Sequence[Failure] = ()) -> ClipBatch:
+        """Stacks samples into one batch.
+
+        Args:
+            samples: at least one, with the same streams and shapes.
+            failures: videos left out, listed beside those of the samples.
+        """
+        return cls(
+            streams={name: torch.cat([s.streams[name] for s in samples]) for name in samples[0].streams},
+            labels=torch.stack([s.label for s in samples]),
+            indices=torch.tensor([s.index for s in samples], dtype=torch.int64),
+            paths=[s.path for s in samples],
+            seconds=torch.tensor([s.seconds for s in samples], dtype=torch.float64),
+            substituted=torch.tensor([s.substituted for s in samples], dtype=torch.bool),
+            failures=[*failures, *(f for s in samples for f in s.failures)],
+            num_views=len(next(iter(samples[0].streams.values()))),
+        )
+
+    @classmethod
+    def empty(
+        cls, shapes: dict[str, tuple[int, ...]], failures: Sequence[Failure], num_views: int = 1
+    ) -> ClipBatch:
+        """A batch of no videos.
+
+        Args:
+            shapes: per stream (T, C, H, W).
+            failures: the videos left out.
+            num_views: V.
+        """
+        return cls(
+            streams={name: torch.empty((0, *shape), dtype=torch.uint8) for name, shape in shapes.items()},
+            labels=torch.empty(0, dtype=torch.int64),
+            indices=torch.empty(0, dtype=torch.int64),
+            paths=[],
+            seconds=torch.empty(0, dtype=torch.float64),
+            substituted=torch.empty(0, dtype=torch.bool),
+            failures=list(failures),
+            num_views=num_views,
+        )
+
+    def __len__(self) -> int:
+        """B, the number of videos."""
+        return len(self.labels)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool | None = None) -> ClipBatch:
+        """The batch on another device; by default asynchronous towards an accelerator only."""
+        device = torch.device(device)
+        if non_blocking is None:
+            non_blocking = device.type == "cuda"
+        return self._map(lambda tensor: tensor.to(device, non_blocking=bool(non_blocking)))
+
+    def pin_memory(self) -> ClipBatch:
+        """The batch in page-locked memory (called by the DataLoader)."""
+        return self._map(Tensor.pin_memory)
+
+    def __repr__(self) -> str:
+        streams = ", ".join(f"{name}: {_describe(stream)}" for name, stream in self.streams.items())
+        return (
+            f"ClipBatch({len(self)} videos x {self.num_views} views, {streams}, "
+            f"labels: {_describe(self.labels)}, {int(self.substituted.sum())} substituted, "
+            f"{len(self.failures)} failures)"
+        )
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> ClipBatch:
+        return dataclasses.replace(
+            self,
+            streams={name: function(stream) for name, stream in self.streams.items()},
+            labels=function(self.labels),
+            indices=function(self.indices),
+            seconds=function(self.seconds),
+            substituted=function(self.substituted),
+        )
+
+    def _check_stream(self, name: str, stream: Tensor) -> None:
+        if stream.ndim != 5 or len(stream) != len(self) * self.num_views:
+            raise ValueError(
+                f"ClipBatch.streams[{name!r}]: expected (B * V, T, C, H, W) with B = {len(self)} "
+                f"(as labels) and V = {self.num_views}, got {_shape(stream)}"
+            )
+
+    def _check_vector(self, name: str, vector: Tensor) -> None:
+        if vector.shape != (len(self),):
+            raise ValueError(f"ClipBatch.{name}: expected ({len(self)},) (as labels), got {_shape(vector)}")
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{_shape(tensor)} {str(tensor.dtype).removeprefix('torch.')}"
