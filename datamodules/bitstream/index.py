@@ -49,10 +49,10 @@ class VideoIndex:
         width, height: pixels, as coded (a rotation flag is not applied).
         extradata: the stream's global headers.
         frame_duration: seconds, the stream's average.
-        offsets, sizes: (P,) int64, bytes, of the packets that hold pictures; offsets are -1 where the container's
-            packets are no plain slices of the file.
+        offsets, sizes: (P,) int64, bytes, of the stream's packets; offsets are -1 where the container's packets are
+            no plain slices of the file.
         times: (P,) float64, seconds, presentation time since the first frame.
-        packet_types: the picture types of each such packet, in decoding order, e.g. `("I", "P", "PB")`.
+        packet_types: the picture types in each packet, in decoding order, e.g. `("I", "P", "PB", "")`.
         exports_vectors: whether the codec's decoder exports motion vectors.
         vector_obstacle: why vectors cannot be accumulated over this stream, None where they can.
     """
@@ -94,6 +94,12 @@ class VideoIndex:
             start += len(types)
         return tuple(gops)
 
+    def packets_of(self, gop: int, count: int) -> tuple[int, int]:
+        """First packet, and the one behind the last, that hold the first `count` frames of a GOP."""
+        first, behind = self.gop_packets[gop : gop + 2]
+        held = np.cumsum([len(types) for types in self.packet_types[first:behind]])
+        return first, first + int(np.searchsorted(held, count)) + 1
+
     @property
     def num_frames(self) -> int:
         """Decodable frames."""
@@ -127,17 +133,17 @@ def _index_stream(path: str, stream: av.VideoStream) -> VideoIndex:
     parser = PictureParser(context.name, context.extradata or b"")
     offsets, sizes, pts, pictures = [], [], [], []
     with open(path, "rb") as file:
-        for packet in _packets(stream):
+        for packet in packets_of_stream(stream):
             data = bytes(packet)
-            found = parser.pictures(data, packet.is_keyframe)
-            if found:
-                offsets.append(_find_slice(file.fileno(), packet.pos, data))
-                sizes.append(packet.size)
-                pts.append(_NO_PTS if packet.pts is None else packet.pts)
-                pictures.append(found)
+            offsets.append(_find_slice(file.fileno(), packet.pos, data))
+            sizes.append(packet.size)
+            pts.append(_NO_PTS if packet.pts is None else packet.pts)
+            pictures.append(parser.pictures(data, packet.is_keyframe))
     packet_types = tuple("".join(picture.type for picture in found) for found in pictures)
     if not any(types.startswith("I") for types in packet_types):
-        raise UnreadableVideoError(path, "its video stream holds no I-frame", "fetch it again, or re-encode it")
+        raise UnreadableVideoError(
+            path, "its video stream holds no I-frame", "fetch it again, or re-encode it"
+        )
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     return VideoIndex(
         path=path,
@@ -155,7 +161,8 @@ def _index_stream(path: str, stream: av.VideoStream) -> VideoIndex:
     )
 
 
-def _packets(stream: av.VideoStream) -> Iterator[av.Packet]:
+def packets_of_stream(stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The packets that an index counts, in decoding order."""
     return (packet for packet in stream.container.demux(stream) if packet.size)
 
 
@@ -182,7 +189,8 @@ def _structure_obstacle(pictures: list[list[Picture]]) -> str | None:
         return "it has B-frames"
     if "S" in kinds:
         return "it has sprite pictures (global motion compensation)"
-    followed = zip(pictures, pictures[1:], strict=False)
-    if any(not found[0].is_reference and following[0].type == "P" for found, following in followed):
+    flat = [picture for found in pictures for picture in found]
+    followed = zip(flat, flat[1:], strict=False)
+    if any(not picture.is_reference and following.type == "P" for picture, following in followed):
         return "some of its P-frames skip the frame before them"
     return None

@@ -28,7 +28,6 @@ def identity_sources(height: int, width: int) -> np.ndarray:
     return (np.arange(height, dtype=np.int32)[:, None] << 16) | np.arange(width, dtype=np.int32)
 
 
-@njit(cache=True, nogil=True)
 def advance_sources(records: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
     """Carries the source plane `before` over one P-frame's vectors, into `after`.
 
@@ -39,8 +38,13 @@ def advance_sources(records: np.ndarray, before: np.ndarray, after: np.ndarray) 
         records: (N, 20) int16, see `vector_records`.
         before, after: (H, W) int32, packed source coordinates.
     """
+    np.copyto(after, before)  # not in the kernel: numba would copy element by element
+    _carry_blocks(records, before, after)
+
+
+@njit(cache=True, nogil=True)
+def _carry_blocks(records: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
     height, width = before.shape
-    np.copyto(after, before)
     for n in range(records.shape[0]):
         dx = int(records[n, _X]) - int(records[n, _SOURCE_X])
         dy = int(records[n, _Y]) - int(records[n, _SOURCE_Y])

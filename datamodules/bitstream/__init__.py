@@ -1,0 +1,7 @@
+"""What a compressed video holds: its index, its I-frames, motion vectors and residuals, and how to encode one."""
+
+from datamodules.bitstream.errors import UnreadableVideoError
+from datamodules.bitstream.index import Gop, VideoIndex, build_index
+from datamodules.bitstream.reader import STREAMS, CompressedVideo, Frames
+
+__all__ = ["STREAMS", "CompressedVideo", "Frames", "Gop", "UnreadableVideoError", "VideoIndex", "build_index"]
