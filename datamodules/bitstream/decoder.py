@@ -3,10 +3,11 @@
 import threading
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import cast
 
 import av
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 
 _OPTIONS = {"flags2": "+export_mvs", "flags": "+low_delay"}
 _VECTORS_ONLY = {"skip_idct": "all", "skip_loop_filter": "all"}
@@ -24,7 +25,7 @@ class PacketDecoder:
 
     def __init__(self, codec: str, extradata: bytes, vectors_only: bool) -> None:
         # One thread: frame threads would delay frames, race on exported vectors and not survive a fork.
-        self._context = av.CodecContext.create(codec, "r")
+        self._context = cast(av.VideoCodecContext, av.CodecContext.create(codec, "r"))
         self._context.thread_count = 1
         self._context.options = _OPTIONS | (_VECTORS_ONLY if vectors_only else {})
         if extradata:
@@ -39,10 +40,8 @@ class PacketDecoder:
 
 
 def _padded_packet(data: bytes | memoryview) -> av.Packet:
-    packet = av.Packet(
-        len(data)
-    )  # allocates the padding that decoders read past the end; av.Packet(data) does not
-    packet.update(data)
+    packet = av.Packet(len(data))  # allocates the padding that decoders read past the end; av.Packet(data) does not
+    packet.update(data)  # type: ignore[arg-type]  # any buffer will do
     return packet
 
 
@@ -62,5 +61,5 @@ def packet_decoder(codec: str, extradata: bytes, vectors_only: bool) -> PacketDe
 
 def to_rgb(frame: VideoFrame, colorspace: str) -> VideoFrame:
     """`frame` as packed RGB; `colorspace` is `"bt601"` whatever the frame's tags say, or `"tagged"` to honour them."""
-    tags = {"src_colorspace": "ITU601", "dst_colorspace": "ITU601"} if colorspace == "bt601" else {}
-    return _local.reformatter.reformat(frame, format="rgb24", threads=1, **tags)
+    tag = Colorspace.ITU601 if colorspace == "bt601" else None
+    return _local.reformatter.reformat(frame, format="rgb24", src_colorspace=tag, dst_colorspace=tag, threads=1)

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.error import FFmpegError
 
 from datamodules.bitstream.errors import UnreadableVideoError
@@ -86,7 +88,7 @@ class VideoIndex:
         """The GOPs in decoding order; pictures in front of the first I-frame cannot be decoded and belong to none."""
         bounds, gops, start = self.gop_packets, [], 0
         end_time = float(self.times.max()) + self.frame_duration
-        for first, behind in zip(bounds, bounds[1:], strict=False):
+        for first, behind in pairwise(bounds):
             types = "".join(self.packet_types[first:behind])
             until = self.times[behind] if behind < len(self.times) else end_time
             time = float(self.times[first])
@@ -121,19 +123,20 @@ def build_index(path: str | os.PathLike[str]) -> VideoIndex:
         with av.open(path, metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise UnreadableVideoError(path, "it holds no video stream", "leave it out of the list")
-            return _index_stream(path, container.streams.video[0])
+            return _index_container(path, container)
     except (FFmpegError, EOFError, IndexError, UnicodeError) as error:
         raise UnreadableVideoError(
             path, f"its container or headers cannot be parsed ({error})", "fetch it again, or re-encode it"
         ) from error
 
 
-def _index_stream(path: str, stream: av.VideoStream) -> VideoIndex:
+def _index_container(path: str, container: InputContainer) -> VideoIndex:
+    stream = container.streams.video[0]
     context = stream.codec_context
     parser = PictureParser(context.name, context.extradata or b"")
     offsets, sizes, pts, pictures = [], [], [], []
     with open(path, "rb") as file:
-        for packet in packets_of_stream(stream):
+        for packet in video_packets(container):
             data = bytes(packet)
             offsets.append(_find_slice(file.fileno(), packet.pos, data))
             sizes.append(packet.size)
@@ -141,9 +144,7 @@ def _index_stream(path: str, stream: av.VideoStream) -> VideoIndex:
             pictures.append(parser.pictures(data, packet.is_keyframe))
     packet_types = tuple("".join(picture.type for picture in found) for found in pictures)
     if not any(types.startswith("I") for types in packet_types):
-        raise UnreadableVideoError(
-            path, "its video stream holds no I-frame", "fetch it again, or re-encode it"
-        )
+        raise UnreadableVideoError(path, "its video stream holds no I-frame", "fetch it again, or re-encode it")
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     return VideoIndex(
         path=path,
@@ -161,9 +162,9 @@ def _index_stream(path: str, stream: av.VideoStream) -> VideoIndex:
     )
 
 
-def packets_of_stream(stream: av.VideoStream) -> Iterator[av.Packet]:
+def video_packets(container: InputContainer) -> Iterator[av.Packet]:
     """The packets that an index counts, in decoding order."""
-    return (packet for packet in stream.container.demux(stream) if packet.size)
+    return (packet for packet in container.demux(container.streams.video[0]) if packet.size)
 
 
 def _find_slice(descriptor: int, position: int | None, data: bytes) -> int:
@@ -190,7 +191,7 @@ def _structure_obstacle(pictures: list[list[Picture]]) -> str | None:
     if "S" in kinds:
         return "it has sprite pictures (global motion compensation)"
     flat = [picture for found in pictures for picture in found]
-    followed = zip(flat, flat[1:], strict=False)
+    followed = pairwise(flat)
     if any(not picture.is_reference and following.type == "P" for picture, following in followed):
         return "some of its P-frames skip the frame before them"
     return None

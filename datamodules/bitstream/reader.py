@@ -23,7 +23,7 @@ from av.video.frame import PictureType, VideoFrame
 
 from datamodules.bitstream.decoder import packet_decoder, to_rgb
 from datamodules.bitstream.errors import UnreadableVideoError
-from datamodules.bitstream.index import Gop, VideoIndex, build_index, packets_of_stream
+from datamodules.bitstream.index import Gop, VideoIndex, build_index, video_packets
 from datamodules.bitstream.motion import (
     advance_sources,
     identity_sources,
@@ -150,9 +150,7 @@ class CompressedVideo:
         """
         wanted = self._check(gop, streams)
         count = self.gops[gop].length if wanted - {"iframe"} else 1
-        collector = _Collector(
-            self.index, wanted, reference, colorspace, num_vectors=count - 1, num_rgb=count
-        )
+        collector = _Collector(self.index, wanted, reference, colorspace, num_vectors=count - 1, num_rgb=count)
         for _, frame in self._decode(gop, count, wanted):
             collector.add(frame, emit=True)
         return collector.frames(single=False)
@@ -231,9 +229,7 @@ class CompressedVideo:
 
     def _source(self) -> "_FilePackets | _DemuxedPackets":
         if self._packets is None or self._owner != os.getpid():
-            self._packets = (_FilePackets if self.index.is_sliceable else _DemuxedPackets)(
-                self.path, self.index
-            )
+            self._packets = (_FilePackets if self.index.is_sliceable else _DemuxedPackets)(self.path, self.index)
             self._owner = os.getpid()
         return self._packets
 
@@ -248,7 +244,7 @@ class _Picture:
     def rows(self) -> np.ndarray:
         """(H, S) uint8, rows of interleaved RGB; S >= 3 W, the rest is padding."""
         plane = to_rgb(self._frame, self._colorspace).planes[0]
-        return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
 
     def copy_rgb(self, out: np.ndarray) -> None:
         """Copies the pixels into `out`, (H, W, 3) uint8."""
@@ -307,15 +303,14 @@ class _Collector:
         return Frames(**arrays)
 
     def _follow_vectors(self, frame: VideoFrame) -> None:
-        records = vector_records(frame.side_data.get("MOTION_VECTORS"))
+        side_data = frame.side_data.get("MOTION_VECTORS")
+        records = vector_records(None if side_data is None else memoryview(side_data))
         advance_sources(records, self._sources, self._carried)
         if self._accumulates:
             self._sources, self._carried = self._carried, self._sources
 
     def _emit_vectors(self, picture: _Picture) -> None:
-        sources, reference = (
-            (self._sources, self._iframe) if self._accumulates else (self._carried, self._previous)
-        )
+        sources, reference = (self._sources, self._iframe) if self._accumulates else (self._carried, self._previous)
         if "mv" in self._wanted:
             motion_vectors(sources, self._arrays["mv"][self._num_vectors])
         if "residual" in self._wanted and reference is not None:
@@ -345,7 +340,7 @@ class _DemuxedPackets:
 
     def __init__(self, path: str, index: VideoIndex) -> None:
         with av.open(path, metadata_errors="ignore") as container:
-            self._data = [bytes(packet) for packet in packets_of_stream(container.streams.video[0])]
+            self._data = [bytes(packet) for packet in video_packets(container)]
 
     def read(self, first: int, behind: int) -> Iterator[bytes]:
         return iter(self._data[first:behind])
