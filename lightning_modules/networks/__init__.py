@@ -1,0 +1,26 @@
+"""Networks over clips of shape (B, T, C, H, W); plain PyTorch, no Lightning."""
+
+from lightning_modules.networks.feature_info import FeatureInfo
+from lightning_modules.networks.resnet import (
+    ResNet,
+    resnet10,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+)
+from lightning_modules.networks.weights import WeightReport, load_weights
+
+__all__ = [
+    "FeatureInfo",
+    "ResNet",
+    "WeightReport",
+    "load_weights",
+    "resnet10",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+]

@@ -1,0 +1,206 @@
+"""Start a network from weights in a URL, a file or a Lightning checkpoint, and say what did not match.
+
+Weights are read with ``torch.load(weights_only=True)``: nothing in them is executed.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import urllib.request
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import rich.progress
+import torch
+from torch import Tensor, nn
+
+_log = logging.getLogger(__name__)
+
+# What wrappers put before the names of a network: a LightningModule of ours, DataParallel.
+PREFIXES = ("network.", "module.")
+
+
+@dataclass
+class WeightReport:
+    """How the entries of a source met the parameters and buffers of a network.
+
+    Args:
+        source: where the weights came from.
+        loaded: names taken over as they are.
+        adapted: names of first convolutions fitted to another number of input channels.
+        mismatched: name, and the shapes in source and network; left at their initial values.
+        missing: names of the network that the source lacks; left at their initial values.
+        unexpected: names of the source that the network lacks; ignored.
+    """
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every entry was taken over as it is."""
+        return not (self.adapted or self.mismatched or self.missing or self.unexpected)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {len(self.loaded)} entries loaded"]
+        for kind in ("adapted", "mismatched", "missing", "unexpected"):
+            if names := getattr(self, kind):
+                lines.append(f"{kind} ({len(names)}): {', '.join(names)}")
+        return "\n  ".join(lines)
+
+
+def load_weights(network: nn.Module, source: str, *, sha256: str | None = None) -> WeightReport:
+    """Copy into ``network`` whatever fits of the weights at ``source``.
+
+    A first convolution over RGB is fitted to a network of other input channels by the mean over RGB, repeated: the
+    cross-modality initialisation of TSN (Wang et al., ECCV 2016, section 3.2). Entries of other shapes are left out, as
+    the classifier is when the number of classes differs. What did not match is logged as a warning.
+
+    Args:
+        network: changed in place.
+        source: URL (kept in torch's cache folder), file of a state dict, or Lightning checkpoint of a module of ours.
+        sha256: digest the file must have, in hexadecimal.
+
+    Returns:
+        What was loaded and what was not.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the digest differs, the file holds no weights, or none of them fits the network.
+    """
+    weights = _read_state_dict(_fetch(source, sha256))
+    target = network.state_dict()
+    chosen, report = _match(weights, target, source)
+    if not report.loaded:
+        raise ValueError(
+            f"{source}: none of its {len(weights)} entries fits the network; expected names like {_prefixes(target)}, "
+            f"came {_prefixes(weights)}. Are these `weights` of another architecture?"
+        )
+    network.load_state_dict(chosen, strict=False)
+    _log.log(logging.INFO if report.exact else logging.WARNING, "%s", report)
+    return report
+
+
+def _match(
+    weights: Mapping[str, Tensor], target: Mapping[str, Tensor], source: str
+) -> tuple[dict[str, Tensor], WeightReport]:
+    """Choose what to load: the entries by name, fitted where they must be, and the report."""
+    report = WeightReport(source, unexpected=[name for name in weights if name not in target])
+    chosen = {}
+    for name, value in target.items():
+        if name not in weights:
+            # Files older than PyTorch 0.4.1 do not count batches; nothing is lost.
+            if not name.endswith("num_batches_tracked"):
+                report.missing.append(name)
+        elif weights[name].shape == value.shape:
+            chosen[name] = weights[name]
+            report.loaded.append(name)
+        elif _is_rgb_convolution(weights[name], value):
+            chosen[name] = _repeat_mean(weights[name], value.shape[1])
+            report.adapted.append(name)
+        else:
+            report.mismatched.append(f"{name} {tuple(weights[name].shape)} -> {tuple(value.shape)}")
+    return chosen, report
+
+
+def _is_rgb_convolution(weight: Tensor, target: Tensor) -> bool:
+    """Whether ``weight`` is a convolution over RGB that differs from ``target`` in input channels alone."""
+    if weight.ndim < 4 or weight.ndim != target.ndim or weight.shape[1] != 3:
+        return False
+    return weight.shape[0] == target.shape[0] and weight.shape[2:] == target.shape[2:]
+
+
+def _repeat_mean(weight: Tensor, channels: int) -> Tensor:
+    """(O, 3, ...) -> (O, channels, ...), every channel the mean of the three."""
+    return weight.mean(dim=1, keepdim=True).repeat_interleave(channels, dim=1)
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, out of a wrapper's ``state_dict`` entry and without a wrapper's prefix."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, Mapping) and "state_dict" in content:
+        content = content["state_dict"]
+    tensors = _tensors(content)
+    if not tensors:
+        raise ValueError(f"{path}: expected a state dict (tensors by name), came {type(content).__name__}")
+    for prefix in PREFIXES:
+        if inner := {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}:
+            tensors = inner
+    return tensors
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _prefixes(names: Iterable[str]) -> str:
+    """``["a.b", "a.c", "d"]`` -> ``"a. (2), d (1)"``."""
+    counts = Counter(name.split(".")[0] + "." * ("." in name) for name in names)
+    return ", ".join(f"{prefix} ({count})" for prefix, count in counts.most_common(8))
+
+
+def _fetch(source: str, sha256: str | None) -> Path:
+    """The local file of ``source``, downloaded if it must be, its digest checked."""
+    if "://" in source:
+        return _download(source, sha256)
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"`weights`: no such file: {source}")
+    _check_digest(path, source, sha256)
+    return path
+
+
+def _download(url: str, sha256: str | None) -> Path:
+    """Download ``url`` unless the cache has it. Under the final name stands a whole file or none."""
+    path = _cached(url)
+    if path.exists():
+        _check_digest(path, str(path), sha256)
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        _copy(url, part)
+        _check_digest(part, url, sha256)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _cached(url: str) -> Path:
+    """Where the file of ``url`` is kept: in torch's cache, apart from files of one name at another address."""
+    address = hashlib.sha256(url.encode()).hexdigest()[:8]
+    return Path(torch.hub.get_dir(), "checkpoints", f"{address}-{Path(urlsplit(url).path).name}")
+
+
+def _copy(url: str, path: Path) -> None:
+    """Copy what ``url`` serves to ``path``, with a progress bar, and check its length."""
+    try:
+        with urllib.request.urlopen(url) as response, path.open("wb") as file:
+            total = int(response.headers.get("Content-Length", 0))
+            with rich.progress.wrap_file(response, total, description=f"Downloading {url}") as stream:
+                shutil.copyfileobj(stream, file)
+    except OSError as error:
+        raise OSError(f"`weights`: cannot download {url}: {error}") from error
+    if total and path.stat().st_size != total:
+        raise OSError(f"`weights`: {url} broke off: expected {total} bytes, came {path.stat().st_size}; try again")
+
+
+def _check_digest(path: Path, source: str, sha256: str | None) -> None:
+    if sha256 is None:
+        return
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256.lower():
+        raise ValueError(f"{source}: expected `sha256` {sha256}, came {digest}; the file is damaged or another one")
