@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import av
 import numpy as np
@@ -36,7 +36,7 @@ Stream = Literal["iframe", "mv", "residual", "rgb"]
 Reference = Literal["iframe", "previous"]
 Colorspace = Literal["bt601", "tagged"]
 
-STREAMS: tuple[Stream, ...] = ("iframe", "mv", "residual", "rgb")
+STREAMS: tuple[Stream, ...] = get_args(Stream)
 _VECTOR_STREAMS = frozenset({"mv", "residual"})
 _REENCODE = "re-encode it, e.g. datamodules.bitstream.reencode({path!r}, 'clip.mp4')"
 
@@ -122,9 +122,10 @@ class CompressedVideo:
             UnreadableVideoError: the stream has B-frames, several references or a codec without vectors and vectors
                 are asked for, or the file is damaged at this place.
             IndexError: no such GOP or position.
-            ValueError: an unknown stream, or vectors asked for at position 0.
+            ValueError: an unknown stream, reference or colorspace, or vectors asked for at position 0.
         """
         wanted = self._check(gop, streams)
+        _check_choices(reference=(reference, Reference), colorspace=(colorspace, Colorspace))
         length = self.gops[gop].length
         if not 0 <= position < length:
             raise IndexError(f"position {position}: GOP {gop} has positions 0 to {length - 1}")
@@ -149,6 +150,7 @@ class CompressedVideo:
         Arguments and errors as in `read`.
         """
         wanted = self._check(gop, streams)
+        _check_choices(reference=(reference, Reference), colorspace=(colorspace, Colorspace))
         count = self.gops[gop].length if wanted - {"iframe"} else 1
         collector = _Collector(self.index, wanted, reference, colorspace, num_vectors=count - 1, num_rgb=count)
         for _, frame in self._decode(gop, count, wanted):
@@ -232,6 +234,12 @@ class CompressedVideo:
             self._packets = (_FilePackets if self.index.is_sliceable else _DemuxedPackets)(self.path, self.index)
             self._owner = os.getpid()
         return self._packets
+
+
+def _check_choices(**choices: tuple[object, object]) -> None:
+    for name, (value, allowed) in choices.items():
+        if value not in get_args(allowed):
+            raise ValueError(f"{name}={value!r}: expected one of {', '.join(get_args(allowed))}")
 
 
 class _Picture:
