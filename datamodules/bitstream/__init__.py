@@ -1,7 +1,18 @@
-"""What a compressed video holds: its index, its I-frames, motion vectors and residuals, and how to encode one."""
+"""What a compressed video holds: index, I-frames, motion vectors and residuals; and how to encode one."""
 
+from datamodules.bitstream.encode import encode_frames, reencode
 from datamodules.bitstream.errors import UnreadableVideoError
 from datamodules.bitstream.index import Gop, VideoIndex, build_index
 from datamodules.bitstream.reader import STREAMS, CompressedVideo, Frames
 
-__all__ = ["STREAMS", "CompressedVideo", "Frames", "Gop", "UnreadableVideoError", "VideoIndex", "build_index"]
+__all__ = [
+    "STREAMS",
+    "CompressedVideo",
+    "Frames",
+    "Gop",
+    "UnreadableVideoError",
+    "VideoIndex",
+    "build_index",
+    "encode_frames",
+    "reencode",
+]
