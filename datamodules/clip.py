@@ -36,9 +36,9 @@ class ClipSample:
         streams: per stream (V, T, C, H, W) uint8, "about 128" for signed ones (see `transforms.py`).
         label: () int64, or (num_classes,) float32 multi-hot; -1 where unknown.
         index: position in the split's list of records.
-        path: the file that was asked for.
+        path: the file that was read.
         seconds: time spent reading.
-        substituted: whether another video stands in for an unreadable one (training only).
+        substituted: whether it stands in for another video that could not be read (training only).
         failures: the unreadable videos met on the way.
     """
 
@@ -55,7 +55,7 @@ class ClipSample:
 class ClipBatch:
     """A batch of B videos with V views each; the views of one video are adjacent.
 
-    An evaluation batch of which no video could be read has B = 0 and only `failures`. Not frozen, since
+    An evaluation batch of which no video could be read has B = 0 and nothing but `failures`. Not frozen, since
     device transfer refuses frozen dataclasses.
 
     Args:
@@ -89,9 +89,7 @@ class ClipBatch:
         for name, stream in self.streams.items():
             self._check_stream(name, stream)
         if self.labels.ndim not in (1, 2):
-            raise ValueError(
-                f"ClipBatch.labels: expected (B,) or (B, num_classes), got {_shape(self.labels)}"
-            )
+            raise ValueError(f"ClipBatch.labels: expected (B,) or (B, num_classes), got {_shape(self.labels)}")
         for name in ("indices", "seconds", "substituted"):
             self._check_vector(name, getattr(self, name))
         if len(self.paths) != len(self):
@@ -117,9 +115,7 @@ class ClipBatch:
         )
 
     @classmethod
-    def empty(
-        cls, shapes: dict[str, tuple[int, ...]], failures: Sequence[Failure], num_views: int = 1
-    ) -> ClipBatch:
+    def empty(cls, shapes: dict[str, tuple[int, ...]], failures: Sequence[Failure], num_views: int = 1) -> ClipBatch:
         """A batch of no videos.
 
         Args:

@@ -1,0 +1,118 @@
+"""Reads one video into network input: which frames, all streams from one decode of each GOP, which views."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.bitstream import CompressedVideo, Frames
+from datamodules.sampling import FrameSampler, frame_to_gop, motion_frame
+from datamodules.transforms import STREAM_FORMATS, Geometry, RandomCrops, cut_view, fixed_crops
+from datamodules.video_source import VideoSource
+
+Reference = Literal["iframe", "previous"]
+Colorspace = Literal["bt601", "tagged"]
+
+
+@dataclass(frozen=True)
+class ClipReader:
+    """Reads the views of a video.
+
+        video --FrameSampler--> (K, T) frames --> (gop, position) --read once each--> native integers per stream
+                                                                                              |
+        {stream: (V, T, C, S, S) uint8}  <--- cut_view, the same geometries for every stream -+
+
+    Args:
+        source: opens videos.
+        sizes: S per stream, pixels.
+        sampler: draws the frames.
+        random_crops: draws the geometry of a training sample.
+        num_crops: views per clip where nothing is drawn at random; see `fixed_crops`.
+        crop_fraction: side of those views as a fraction of the short side.
+        reference: what vectors and residuals refer to.
+        colorspace: see `CompressedVideo.read`.
+        rescale_vectors: see `cut_view`.
+    """
+
+    source: VideoSource
+    sizes: dict[str, int]
+    sampler: FrameSampler
+    random_crops: RandomCrops
+    num_crops: int = 1
+    crop_fraction: float = 0.875
+    reference: Reference = "iframe"
+    colorspace: Colorspace = "bt601"
+    rescale_vectors: bool = False
+
+    @property
+    def motion(self) -> bool:
+        """Whether any stream exists for P-frames alone."""
+        return any(STREAM_FORMATS[stream].is_motion for stream in self.sizes)
+
+    @property
+    def num_views(self) -> int:
+        """V where nothing is drawn at random."""
+        return self.sampler.num_clips * self.num_crops
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """(T, C, S, S) per stream."""
+        frames = self.sampler.num_frames
+        return {s: (frames, STREAM_FORMATS[s].channels, size, size) for s, size in self.sizes.items()}
+
+    def read(self, path: str, rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        """The views of the video at `path`.
+
+        Args:
+            path: the file.
+            rng: draws frames and one geometry (V = 1); None: the fixed views of an evaluation.
+
+        Returns:
+            streams: per stream (V, T, C, S, S) uint8; clips outer, crops inner.
+
+        Raises:
+            UnreadableVideoError: the file cannot be read, or not right.
+        """
+        with self.source.open(path) as video:
+            clips = self.sampler.draw(video.num_frames, motion=self.motion, rng=rng)
+            geometries = self._geometries(video, rng)
+            places = [[self._place(int(frame), video) for frame in clip] for clip in clips]
+            frames = {place: self._read(video, place) for place in sorted({p for clip in places for p in clip})}
+        clip_frames = [[frames[place] for place in clip] for clip in places]
+        return {stream: self._views(stream, clip_frames, geometries) for stream in self.sizes}
+
+    def _geometries(self, video: CompressedVideo, rng: np.random.Generator | None) -> list[Geometry]:
+        if rng is not None:
+            return [self.random_crops.draw(rng)]
+        return fixed_crops(self.num_crops, self.crop_fraction, landscape=video.width >= video.height)
+
+    def _place(self, frame: int, video: CompressedVideo) -> tuple[int, int]:
+        """(gop, position) to read; I-frames alone are read once per GOP."""
+        if self.motion:
+            return motion_frame(frame, video.gops)
+        gop, position = frame_to_gop(frame, video.gops)
+        return gop, position if "rgb" in self.sizes else 0
+
+    def _read(self, video: CompressedVideo, place: tuple[int, int]) -> Frames:
+        gop, position = place
+        return video.read(
+            gop=gop,
+            position=position,
+            streams=tuple(self.sizes),  # type: ignore[arg-type]  # checked by the data module
+            reference=self.reference,
+            colorspace=self.colorspace,
+        )
+
+    def _views(self, stream: str, clips: Sequence[Sequence[Frames]], geometries: Sequence[Geometry]) -> Tensor:
+        size = self.sizes[stream]
+        arrays = [[getattr(frames, stream) for frames in clip] for clip in clips]
+        return torch.stack(
+            [
+                cut_view(stream, clip, geometry, size, rescale_vectors=self.rescale_vectors)
+                for clip in arrays
+                for geometry in geometries
+            ]
+        )

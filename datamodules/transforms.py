@@ -1,0 +1,209 @@
+"""From decoded frames to network input: one geometry for all streams, compact integers, and normalisation.
+
+    (H, W, C) integers --crop--> flip --> quantise --> uint8 --resize--> (T, C, S, S) uint8 | device: normalise
+
+Everything up to the bar runs in a worker. Scaling as in CoViAR (Wu et al., CVPR 2018; `transforms.py` and `dataset.py`
+of its public code), crops as in TSN (Wang et al., ECCV 2016). Where we differ: vectors are quantised after the flip,
+so that 0 stays 0 and nothing overflows, and the crop is resized after that, as uint8.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from datamodules.clip import ClipBatch
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_MV_BOUND = 20  # pixels that 127.5 grey levels stand for
+_CENTRE = 0.5
+
+CropOffsets = Literal["fixed", "random"]
+# Corners and centre, then TSN's eight further ones: (x, y) as fractions of the room that a crop has.
+_FIVE_OFFSETS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (_CENTRE, _CENTRE))
+_FIXED_OFFSETS = (
+    *_FIVE_OFFSETS,
+    *((0.0, 0.5), (1.0, 0.5), (0.5, 1.0), (0.5, 0.0)),
+    *((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)),
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a view is cut out of a frame, in relative terms, so that it fits frames of any size.
+
+    Args:
+        height: of the crop, as a fraction of the frame's short side.
+        width: as `height`.
+        x: 0 for the left edge, 1 for the right.
+        y: 0 for the top edge, 1 for the bottom.
+        flip: whether left and right are exchanged.
+    """
+
+    height: float = 1.0
+    width: float = 1.0
+    x: float = _CENTRE
+    y: float = _CENTRE
+    flip: bool = False
+
+    def box(self, frame_height: int, frame_width: int) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the crop in pixels."""
+        short = min(frame_height, frame_width)
+        height, width = max(int(short * self.height), 1), max(int(short * self.width), 1)
+        return round(self.y * (frame_height - height)), round(self.x * (frame_width - width)), height, width
+
+
+@dataclass(frozen=True)
+class RandomCrops:
+    """Draws one geometry per sample (training).
+
+    Args:
+        scales: sides of the crop as fractions of the short side, falling; height and width differ by at most
+            one step of this list, as in TSN.
+        offsets: "fixed": one of TSN's 13 places; "random": anywhere.
+        flip: probability of a horizontal flip.
+    """
+
+    scales: Sequence[float] = (1.0, 0.875, 0.75)
+    offsets: CropOffsets = "fixed"
+    flip: float = 0.5
+
+    def draw(self, rng: np.random.Generator) -> Geometry:
+        """One geometry."""
+        steps = range(len(self.scales))
+        pairs = [(i, j) for i, j in product(steps, steps) if abs(i - j) <= 1]
+        i, j = pairs[rng.integers(len(pairs))]
+        x, y = _FIXED_OFFSETS[rng.integers(len(_FIXED_OFFSETS))] if self.offsets == "fixed" else rng.random(2)
+        return Geometry(self.scales[i], self.scales[j], float(x), float(y), flip=bool(rng.random() < self.flip))
+
+
+def fixed_crops(num_crops: int, fraction: float, *, landscape: bool = True) -> list[Geometry]:
+    """The geometries of an evaluation.
+
+    Args:
+        num_crops: 1: the centre; 3: along the long side; 10: corners and centre, each as it is and flipped.
+        fraction: side of the crop as a fraction of the short side.
+        landscape: whether the long side is the horizontal one.
+
+    Raises:
+        ValueError: another number of crops.
+    """
+    if num_crops not in FIXED_CROPS:
+        allowed = ", ".join(map(str, FIXED_CROPS))
+        raise ValueError(f"test_crops: expected one of {allowed}, got {num_crops}")
+    return [
+        Geometry(fraction, fraction, *(place if landscape else place[::-1]), flip=flip)
+        for place, flip in FIXED_CROPS[num_crops]
+    ]
+
+
+FIXED_CROPS: dict[int, list[tuple[tuple[float, float], bool]]] = {
+    1: [((_CENTRE, _CENTRE), False)],
+    3: [((x, _CENTRE), False) for x in (0.0, _CENTRE, 1.0)],
+    10: [(place, flip) for place in _FIVE_OFFSETS for flip in (False, True)],
+}
+
+
+def quantise_vectors(mv: np.ndarray) -> np.ndarray:
+    """Vectors as grey levels about 128: (..., 2) pixels -> (..., 2) uint8; 20 pixels are 127 levels."""
+    # 127.5 / 20 = 6.375 = 51 / 8 is exact in float32, so that truncation agrees with float64.
+    levels = np.trunc(mv.astype(np.float32, copy=False) * np.float32(127.5 / _MV_BOUND))
+    return np.clip(levels + 128, 0, 255).astype(np.uint8)
+
+
+def quantise_residual(residual: np.ndarray) -> np.ndarray:
+    """RGB differences as grey levels about 128: (..., 3) int16 -> (..., 3) uint8."""
+    return (np.clip(residual, -128, 127) + 128).astype(np.uint8)
+
+
+def keep_pixels(pixels: np.ndarray) -> np.ndarray:
+    """Pixels as they are: (..., 3) uint8."""
+    return pixels
+
+
+@dataclass(frozen=True)
+class StreamFormat:
+    """How a stream goes to the network.
+
+    Args:
+        channels: C.
+        quantise: native integers to uint8.
+        mean: per channel, of the uint8 values / 255.
+        std: as `mean`.
+        is_motion: whether it exists for P-frames alone.
+        is_vector: whether its values are (x, y) in pixels, which a flip mirrors and a resize may scale.
+    """
+
+    channels: int
+    quantise: Callable[[np.ndarray], np.ndarray]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    is_motion: bool = False
+    is_vector: bool = False
+
+
+STREAM_FORMATS: dict[str, StreamFormat] = {
+    "iframe": StreamFormat(3, keep_pixels, _IMAGENET_MEAN, _IMAGENET_STD),
+    "rgb": StreamFormat(3, keep_pixels, _IMAGENET_MEAN, _IMAGENET_STD),
+    "mv": StreamFormat(2, quantise_vectors, (0.5, 0.5), (1.0, 1.0), is_motion=True, is_vector=True),
+    "residual": StreamFormat(3, quantise_residual, (0.5, 0.5, 0.5), _IMAGENET_STD, is_motion=True),
+}
+
+
+def cut_view(
+    stream: str, frames: Sequence[np.ndarray], geometry: Geometry, size: int, *, rescale_vectors: bool = False
+) -> Tensor:
+    """One view of T frames.
+
+    Args:
+        stream: name in `STREAM_FORMATS`.
+        frames: T arrays (H, W, C) as the reader returns them.
+        geometry: where it is cut.
+        size: S, pixels, of the square that comes out.
+        rescale_vectors: whether vectors grow and shrink with the resize (CoViAR keeps them).
+
+    Returns:
+        view: (T, C, S, S) uint8.
+    """
+    form = STREAM_FORMATS[stream]
+    top, left, height, width = geometry.box(*frames[0].shape[:2])
+    crop = np.stack([frame[top : top + height, left : left + width] for frame in frames])
+    if form.is_vector and rescale_vectors:
+        crop = crop * np.array([size / width, size / height], np.float32)
+    if geometry.flip:
+        crop = flip(crop, is_vector=form.is_vector)
+    return resize(torch.from_numpy(np.ascontiguousarray(form.quantise(crop))).permute(0, 3, 1, 2), size)
+
+
+def flip(frames: np.ndarray, *, is_vector: bool) -> np.ndarray:
+    """Exchanges left and right: (..., W, C) native integers; vectors (..., W, 2), as float32, also negate x."""
+    mirrored = frames[..., ::-1, :]
+    # In float32, since -(-32768) does not fit int16.
+    return mirrored * np.array([-1, 1], np.float32) if is_vector else mirrored
+
+
+def resize(frames: Tensor, size: int) -> Tensor:
+    """Bilinear, without antialiasing: (T, C, H, W) uint8 -> (T, C, size, size) uint8, contiguous."""
+    if frames.shape[-2:] != (size, size):
+        frames = F.interpolate(frames, size=(size, size), mode="bilinear", antialias=False)
+    return frames.contiguous()
+
+
+def normalise(stream: str, frames: Tensor) -> Tensor:
+    """What the network sees: (..., C, H, W) uint8 -> float32, on the device that `frames` are on."""
+    form = STREAM_FORMATS[stream]
+    mean = torch.tensor(form.mean, device=frames.device).view(-1, 1, 1)
+    std = torch.tensor(form.std, device=frames.device).view(-1, 1, 1)
+    return frames.float().div_(255).sub_(mean).div_(std)
+
+
+def normalise_batch(batch: ClipBatch) -> ClipBatch:
+    """Normalises every stream of a batch, in place of its uint8 ones."""
+    batch.streams = {name: normalise(name, stream) for name, stream in batch.streams.items()}
+    return batch

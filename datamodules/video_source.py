@@ -1,0 +1,97 @@
+"""Opens videos for reading: their indices from a cache, and a re-encoded stand-in where the original will not do."""
+
+import hashlib
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.bitstream import CompressedVideo, UnreadableVideoError, VideoIndex
+from datamodules.bitstream.encode import reencode
+from datamodules.index_cache import IndexCache, file_stamp
+from datamodules.transforms import STREAM_FORMATS
+
+_GOP_SIZE = 12
+
+
+def default_reencode_dir() -> str:
+    """The user's cache folder for re-encoded videos: `$XDG_CACHE_HOME/streamkd/reencoded`, or below `~/.cache`."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(cache, "streamkd", "reencoded")
+
+
+def obstacle(index: VideoIndex, streams: Collection[str]) -> str | None:
+    """Why these streams cannot be read from this video as it is encoded; None where they can."""
+    types = set("".join(index.packet_types))
+    if any(STREAM_FORMATS[stream].is_motion for stream in streams):
+        if not index.exports_vectors:
+            return f"decoders of its codec ({index.codec}) export no motion vectors"
+        if index.vector_obstacle:
+            return f"motion vectors cannot be accumulated: {index.vector_obstacle}"
+        if max(gop.length for gop in index.gops) == 1:
+            return "it has no P-frame, so no motion vectors"
+    if "rgb" in streams and types - {"I", "P"}:
+        return "plain frames are read from I- and P-frames alone, and it has others"
+    return None
+
+
+@dataclass(frozen=True)
+class ReencodeCache:
+    """Stand-ins encoded as MPEG-4 with I- and P-frames; shared by any number of processes and runs.
+
+    A stand-in is found again by the original's path, size and time of change, and by the recipe.
+
+    Args:
+        directory: where they are kept.
+    """
+
+    directory: str
+
+    def get(self, path: str) -> str:
+        """The stand-in for `path`, encoded now where there is none yet.
+
+        Raises:
+            UnreadableVideoError: the original cannot be decoded.
+        """
+        target = self.file_of(path)
+        if not target.is_file():
+            reencode(path, target, codec="mpeg4", gop_size=_GOP_SIZE)
+        return str(target)
+
+    def file_of(self, path: str) -> Path:
+        """Where the stand-in for `path` is kept."""
+        recipe = f"mpeg4 gop {_GOP_SIZE}"
+        key = repr((os.path.abspath(path), file_stamp(path), recipe)).encode()
+        return Path(self.directory) / f"{Path(path).stem}-{hashlib.sha256(key).hexdigest()[:16]}.mp4"
+
+
+@dataclass(frozen=True)
+class VideoSource:
+    """Opens a video so that given streams can be read from it.
+
+    Args:
+        streams: the streams.
+        indices: where indices come from.
+        stand_ins: re-encodes what has to be; None: such a video is refused.
+    """
+
+    streams: tuple[str, ...]
+    indices: IndexCache
+    stand_ins: ReencodeCache | None = None
+
+    def open(self, path: str) -> CompressedVideo:
+        """The video at `path`, or its stand-in; close it, or use it in a `with` block.
+
+        Raises:
+            UnreadableVideoError: there is no such video, or it has to be re-encoded and that is not asked for.
+        """
+        if os.path.isdir(path):
+            raise UnreadableVideoError(path, "it is a folder without video files", "name files, or other folders")
+        index = self.indices.get(path)
+        reason = obstacle(index, self.streams)
+        if reason is None:
+            return CompressedVideo(path, index)
+        if self.stand_ins is None:
+            raise UnreadableVideoError(path, reason, "re-encode it, or let reencode_dir in the config do it")
+        stand_in = self.stand_ins.get(path)
+        return CompressedVideo(stand_in, self.indices.get(stand_in))
