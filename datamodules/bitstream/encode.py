@@ -7,7 +7,7 @@ written whole or not at all. One thread an encoder, so that equal frames give eq
 
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -64,9 +64,7 @@ def encode_frames(
         raise ValueError(f"{os.fspath(path)}: expected at least one frame to encode, got none")
     height, width = _checked(first, first.shape).shape[:2]
     time_base = 1 / Fraction(frame_rate).limit_denominator(1001)
-    with VideoWriter(
-        path, (width, height), time_base, codec=codec, gop_size=gop_size, quality=quality
-    ) as writer:
+    with VideoWriter(path, (width, height), time_base, codec=codec, gop_size=gop_size, quality=quality) as writer:
         for tick, frame in enumerate(chain([first], iterator)):
             writer.write(av.VideoFrame.from_ndarray(_checked(frame, first.shape), format="rgb24"), tick)
 
@@ -202,27 +200,19 @@ def written_whole(path: PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`: it replaces `path` on success, is removed on any exception."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
     try:
-        yield Path(name)
-        _sync(name)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, target)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _sync(path: PathLike) -> None:
+def _sync(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _codec_options(codec: Codec, gop_size: int, quality: int | None) -> dict[str, str]:
@@ -260,17 +250,13 @@ def _h264_options(gop_size: int, crf: int) -> dict[str, str]:
 
 def _checked(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != shape:
-        raise ValueError(
-            f"expected (H, W, 3) uint8 frames of one shape, {shape}; got {frame.shape} {frame.dtype}"
-        )
+        raise ValueError(f"expected (H, W, 3) uint8 frames of one shape, {shape}; got {frame.shape} {frame.dtype}")
     return np.ascontiguousarray(frame)
 
 
 def _check_size(size: tuple[int, int]) -> None:
     if min(size) < 2 or size[0] % 2 or size[1] % 2:
-        raise ValueError(
-            f"size: expected an even width and height (4:2:0 chroma needs them), got {size[0]}x{size[1]}"
-        )
+        raise ValueError(f"size: expected an even width and height (4:2:0 chroma needs them), got {size[0]}x{size[1]}")
 
 
 def _check_suffix(path: PathLike) -> None:
