@@ -1,0 +1,46 @@
+"""What a finished fit came to: `fit.json`, whose presence also says that the run is finished."""
+
+import json
+from pathlib import Path
+
+import lightning.pytorch as pl
+from typing_extensions import override
+
+from callbacks.atomic_write import atomic_write
+from callbacks.run_checkpoints import RunCheckpoints
+
+
+class FitReport(pl.Callback):
+    """Writes limits, epochs, steps, seconds and last metrics. Runs on `on_fit_end`, so not after an error.
+
+    Args:
+        path: the file to write.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        report = {
+            "max_epochs": trainer.max_epochs,
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            **_best(trainer),
+            "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
+        }
+        with atomic_write(self.path) as file:
+            json.dump(report, file, indent=2)
+
+
+def _best(trainer: pl.Trainer) -> dict[str, object]:
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, RunCheckpoints):
+            return {
+                "seconds": round(callback.seconds, 3),
+                "monitor": callback.monitor,
+                "best_score": callback.best_score,
+            }
+    return {}

@@ -1,0 +1,114 @@
+"""Predictions as JSON lines for programs and as a table for people."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from typing_extensions import override
+
+from callbacks.atomic_write import atomic_write
+
+Record = dict[str, Any]
+
+
+class PredictionWriter(pl.Callback):
+    """Writes one JSON line per video: path, top classes with probabilities, seconds; or path and error.
+
+    The file is written whole at the end, by rank zero, in the order of the data set; videos that could not be read
+    come last. Runs on `on_predict_start`, `on_predict_batch_end` and `on_predict_end`.
+
+    Args:
+        path: the file, `predictions.jsonl` of the run directory.
+        top: how many classes to name.
+        multi_label: probabilities by sigmoid, each class by itself, instead of softmax.
+        table_rows: how many videos the table shows at most.
+    """
+
+    def __init__(self, path: Path | str, *, top: int = 5, multi_label: bool = False, table_rows: int = 40) -> None:
+        self.path = Path(path)
+        self.top = top
+        self.multi_label = multi_label
+        self.table_rows = table_rows
+        self._records: list[Record] = []
+
+    @override
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._records = []
+
+    @override
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        multi_label = self.multi_label or bool(getattr(pl_module, "multi_label", False))
+        logits = outputs.logits.float().cpu()
+        probabilities = logits.sigmoid() if multi_label else logits.softmax(dim=1)
+        classes = _class_names(trainer, probabilities.shape[1])
+        rows = zip(batch.indices.tolist(), outputs.paths, probabilities, outputs.seconds.tolist(), strict=True)
+        for index, path, row, seconds in rows:
+            record = {"path": str(path), "top": top_classes(row, classes, self.top), "seconds": round(seconds, 4)}
+            self._records.append({"index": index, **record})
+        self._records += [{"index": None, "path": str(f.path), "error": str(f.reason)} for f in batch.failures]
+
+    @override
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        records = in_order(_gather(self._records, trainer.world_size))
+        if not trainer.is_global_zero:
+            return
+        with atomic_write(self.path) as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        Console().print(_table(records[: self.table_rows]))
+        print(f"{len(records)} predictions in {self.path}", flush=True)
+
+
+def top_classes(probabilities: Tensor, classes: list[str], top: int) -> list[Record]:
+    """The `top` likeliest classes of one video, likeliest first; probabilities: (num_classes,) float."""
+    values, indices = probabilities.topk(min(top, len(classes)))
+    return [
+        {"class": classes[index], "probability": round(value, 6)}
+        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
+    ]
+
+
+def in_order(records: list[Record]) -> list[Record]:
+    """By index, each index once (samplers of several ranks may repeat one); failures last, by path."""
+    predicted = {record["index"]: record for record in records if record["index"] is not None}
+    failed = {record["path"]: record for record in records if record["index"] is None}
+    ordered = [predicted[key] for key in sorted(predicted)] + [failed[key] for key in sorted(failed)]
+    return [{key: value for key, value in record.items() if key != "index"} for record in ordered]
+
+
+def _class_names(trainer: pl.Trainer, num_classes: int) -> list[str]:
+    """The datamodule's names; numbers when it has none, or not as many as the network has outputs."""
+    classes = list(getattr(getattr(trainer, "datamodule", None), "classes", None) or [])
+    return classes if len(classes) == num_classes else [str(index) for index in range(num_classes)]
+
+
+def _gather(records: list[Record], world_size: int) -> list[Record]:
+    if world_size == 1:
+        return records
+    gathered: list[list[Record]] = [[] for _ in range(world_size)]
+    torch.distributed.all_gather_object(gathered, records)
+    return [record for part in gathered for record in part]
+
+
+def _table(records: list[Record]) -> Table:
+    table = Table("video", "prediction", "probability", "then", "seconds")
+    for record in records:
+        if "error" in record:
+            table.add_row(record["path"], f"[red]{record['error']}[/red]")
+            continue
+        first, *others = record["top"]
+        then = ", ".join(f"{other['class']} {other['probability']:.2f}" for other in others[:2])
+        table.add_row(record["path"], first["class"], f"{first['probability']:.3f}", then, f"{record['seconds']:.3f}")
+    return table

@@ -1,0 +1,137 @@
+"""The command `streamkd`, also called `lightning`: the Trainer's verbs, and plain commands beside them.
+
+    streamkd fit|validate|test|predict --config configs/demo/mv.yaml [--key value ...]
+    streamkd demo-data|report ...
+
+Exit status: 0 done, 1 an error that is explained in one line, 130 interrupted, 143 terminated. An error nobody
+foresaw keeps its traceback. STREAMKD_TRACEBACK=1 shows the traceback of every error.
+"""
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, auto_cli
+
+from lightning_modules.run_directory import RunFinished
+
+EXPECTED = (ArgumentError, ValueError, OSError, ModuleNotFoundError)
+# By name, to spare plain commands the imports.
+EXPECTED_NAMES = {"MisconfigurationException", "UnreadableVideoError", "UsageError"}
+VERBS = ("fit", "validate", "test", "predict")
+OUR_PACKAGES = ("lightning_modules", "datamodules", "callbacks")
+QUIET_WARNINGS = (
+    r".*LeafSpec.*deprecated",
+    r".*does not have many workers",
+    r"Found \d+ module\(s\) in eval mode",  # frozen networks are meant to be
+    r".*callbacks used to create the checkpoint need to be provided",  # those of fit, at test
+)
+TRACEBACK = "STREAMKD_TRACEBACK"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A plain command: `function` is imported when it runs; its signature becomes the options."""
+
+    function: str
+    summary: str
+
+    def load(self) -> Callable[..., Any]:
+        module, name = self.function.rsplit(".", 1)
+        return getattr(importlib.import_module(module), name)
+
+
+COMMANDS = {
+    "demo-data": Command("datamodules.demo.make_demo_data", "Make the demo's videos."),
+    "report": Command("lightning_modules.report.write_report", "Write one HTML page about finished runs."),
+}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        args: the command line without the program's name; None takes that of the process.
+    """
+    args = sys.argv[1:] if args is None else args
+    sys.path.append(os.getcwd())
+    try:
+        _run(args)
+    except BaseException as error:
+        status = _explain(error)
+        if status:
+            sys.exit(status)
+
+
+def _run(args: list[str]) -> None:
+    name = next(iter(args), "")
+    if not name.startswith("-") and name not in [*VERBS, *COMMANDS]:
+        raise ValueError(f"expected a command, one of {', '.join([*VERBS, *COMMANDS])}; got {name or 'none'}")
+    if name in COMMANDS:
+        command = COMMANDS[name]
+        auto_cli(command.load(), args=args[1:], prog=f"streamkd {name}", exit_on_error=False, as_positional=False)
+        return
+    # Imported late: Lightning takes seconds that plain commands need not wait for.
+    from lightning_modules.trainer_cli import TrainerCLI
+
+    _quiet()
+    TrainerCLI(args, epilog=f"plain commands, each with its own --help: {', '.join(COMMANDS)}")
+
+
+def _quiet() -> None:
+    """Silence what Lightning says of every run, and what is meant to be so here."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in QUIET_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _explain(error: BaseException) -> int:
+    """Say what went wrong, in one line where the error explains itself; returns the exit status."""
+    if isinstance(error, SystemExit):
+        return _exit_status(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, RunFinished):
+        print(error, flush=True)
+        return 0
+    if os.environ.get(TRACEBACK) == "1" or not _is_expected(error):
+        traceback.print_exception(error)
+    else:
+        print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
+    return 1
+
+
+def _exit_status(error: SystemExit) -> int:
+    """Lightning exits with 1 on Ctrl-C and with 0 when terminated; shells expect 130 and 143."""
+    if type(error).__name__ == "SIGTERMException":
+        return 143
+    if isinstance(error.__context__, KeyboardInterrupt):
+        return 130
+    return error.code if isinstance(error.code, int) else int(error.code is not None)
+
+
+def _is_expected(error: BaseException) -> bool:
+    """Errors about what the user gave: a configuration, a file, a missing package, another network's weights."""
+    if isinstance(error, EXPECTED) or EXPECTED_NAMES.intersection(cls.__name__ for cls in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict")
+
+
+def _one_line(error: BaseException) -> str:
+    """The message without line breaks; where it was not written by us, with how to see more."""
+    explained = isinstance(error, ArgumentError) or _raised_by_us(error)
+    hint = "" if explained else f" ({TRACEBACK}=1 shows where)"
+    return " ".join(str(error).split()) + hint
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and not set(OUR_PACKAGES).isdisjoint(Path(frames[-1].filename).parts)

@@ -1,0 +1,194 @@
+"""The Trainer's verbs, fit, validate, test and predict, on one stable run directory per experiment."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import yaml
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, RichProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, Namespace
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
+
+from callbacks.atomic_write import atomic_write
+from callbacks.checkpoint_io import AtomicCheckpointIO
+from callbacks.csv_log import CsvLog
+from callbacks.fit_report import FitReport
+from callbacks.partial_epoch import PartialEpoch
+from callbacks.plain_progress import PlainProgress
+from callbacks.prediction_writer import PredictionWriter
+from callbacks.run_checkpoints import RunCheckpoints
+from callbacks.step_seeds import StepSeeds
+from callbacks.test_report import TestReport
+from lightning_modules.loggers import LoggerName, make_logger
+from lightning_modules.run_directory import RunDirectory, RunFinished
+
+
+class TrainerCLI(LightningCLI):
+    """LightningCLI with a run directory: fit resumes by itself, the other verbs find the checkpoint.
+
+    Construction runs the command. Top-level keys it adds are documented by `--help` and in configs/README.md.
+
+    Args:
+        args: command line, or None for that of the process.
+        epilog: what `--help` ends with.
+    """
+
+    def __init__(self, args: list[str] | None = None, *, epilog: str | None = None) -> None:
+        self.epilog = epilog
+        super().__init__(
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={"deterministic": "warn", "log_every_n_steps": 10, "enable_model_summary": False},
+            args=args,
+        )
+
+    @override
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        return super().init_parser(**{"parser_mode": "omegaconf", "exit_on_error": False, **kwargs})
+
+    @override
+    def setup_parser(self, *args: Any) -> None:
+        super().setup_parser(*args)
+        self.parser.description = "Train, validate, test and use networks on compressed video."
+        self.parser.epilog = self.epilog
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Without Lightning's warning about arguments given from Python."""
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run_dir", type=str, default="runs/default", help="The experiment's directory.")
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="fit: discard what run_dir holds and start anew."
+        )
+        parser.add_argument(
+            "--monitor", type=str | None, default="val/top1", help="Metric that chooses best.ckpt; null: the last."
+        )
+        parser.add_argument("--monitor_mode", type=Literal["max", "min"], default="max", help="What is better.")
+        parser.add_argument(
+            "--checkpoint_every_n_steps",
+            type=int,
+            default=200,
+            help="Optimizer steps between saves of last.ckpt within an epoch; 0: at epoch ends only.",
+        )
+        parser.add_argument(
+            "--logger",
+            type=LoggerName | list[LoggerName] | None,
+            default=None,
+            help="Loggers beside metrics.csv: tensorboard, wandb, or a list.",
+        )
+
+    def option(self, name: str) -> Any:
+        """A value of the configuration of the verb that runs, by its dotted key."""
+        return self.config[self.subcommand][name]
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        """Settle run directory and checkpoint from the configuration alone, before data or networks are touched."""
+        self.run_directory = RunDirectory(Path(self.option("run_dir")).expanduser())
+        if self.subcommand != "fit":
+            which = self.option("ckpt_path")
+            self.config[self.subcommand].ckpt_path = str(self.run_directory.checkpoint(which))
+        elif not self.option("trainer.fast_dev_run"):
+            self._prepare_fit()
+
+    def _prepare_fit(self) -> None:
+        """Refuse another experiment's directory, stop if this one is finished, and choose where to resume from.
+
+        Every rank comes to the same conclusions; rank zero alone writes.
+        """
+        options, run, text = self.config.fit, self.run_directory, self._config_to_save()
+        if run.last.is_file() and not options.overwrite:
+            run.check_same(yaml.safe_load(text))
+            if run.is_finished(options.trainer.max_epochs):
+                raise RunFinished(
+                    f"{run.path} is finished; more --trainer.max_epochs continue it, --overwrite true redoes it"
+                )
+        self._claim_run_directory(text)
+        if options.ckpt_path is not None:
+            options.ckpt_path = str(run.checkpoint(options.ckpt_path))
+        elif run.last.is_file() and not options.overwrite:
+            options.ckpt_path = str(run.last)
+            rank_zero_only(print)(f"resuming from {run.last}", flush=True)
+
+    @rank_zero_only
+    def _claim_run_directory(self, config: str) -> None:
+        if self.option("overwrite"):
+            self.run_directory.clear()
+        self.run_directory.fit_report.unlink(missing_ok=True)
+        with atomic_write(self.run_directory.config) as file:
+            file.write(config)
+
+    def _config_to_save(self) -> str:
+        config = self.config.fit.clone()
+        config.overwrite, config.ckpt_path = False, None
+        return self._parser("fit").dump(config, skip_none=False)
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        given = self._get(self.config_init, "trainer")
+        trainer = super().instantiate_trainer(
+            default_root_dir=str(self.run_directory.path),
+            logger=self._loggers(given["logger"]),
+            callbacks=[*_as_list(given["callbacks"]), *self._callbacks(given)],
+            **kwargs,
+        )
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
+
+    def _loggers(self, given: Any) -> list[Logger]:
+        """metrics.csv for fit, those of the key `logger`, and the Trainer's own."""
+        names = _as_list(self.option("logger"))
+        if self.option("trainer.fast_dev_run"):
+            return []
+        own: list[Logger] = [CsvLog(self.run_directory.path)] if self.subcommand == "fit" else []
+        named = [make_logger(name, self.run_directory) for name in names] if self.subcommand != "predict" else []
+        return [*own, *named, *(_as_list(given) if not isinstance(given, bool) else [])]
+
+    def _callbacks(self, trainer: Namespace) -> list[pl.Callback]:
+        """The callbacks every run has, beside those of `trainer.callbacks`."""
+        run = self.run_directory
+        callbacks: list[pl.Callback] = []
+        if trainer["enable_progress_bar"] is not False and not _has_progress_bar(trainer["callbacks"]):
+            callbacks.append(RichProgressBar() if sys.stdout.isatty() else PlainProgress())
+        if trainer["fast_dev_run"]:
+            return [*callbacks, StepSeeds(self.option("seed_everything"))]
+        if self.subcommand == "predict":
+            return [*callbacks, PredictionWriter(run.predictions)]
+        callbacks.append(TestReport(run.path))
+        return [*callbacks, *self._fit_callbacks()] if self.subcommand == "fit" else callbacks
+
+    def _fit_callbacks(self) -> list[pl.Callback]:
+        run = self.run_directory
+        checkpoints = RunCheckpoints(
+            run.checkpoints,
+            monitor=self.option("monitor"),
+            mode=self.option("monitor_mode"),
+            every_n_steps=self.option("checkpoint_every_n_steps"),
+        )
+        seeds = StepSeeds(self.option("seed_everything"))
+        return [seeds, LearningRateMonitor(), PartialEpoch(), checkpoints, FitReport(run.fit_report)]
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict without keeping the outputs in memory: PredictionWriter has them."""
+        self.trainer.predict(**{**kwargs, "return_predictions": False})
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _has_progress_bar(callbacks: Any) -> bool:
+    return any(isinstance(callback, ProgressBar) for callback in _as_list(callbacks))
