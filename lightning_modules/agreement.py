@@ -1,0 +1,79 @@
+"""Checks that a network and the data it gets fit together, with messages that name the config keys."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from datamodules.clip import ClipBatch
+
+
+def num_classes_of(network: nn.Module) -> int:
+    """The length of a network's logits.
+
+    Raises:
+        TypeError: the network does not declare it.
+    """
+    num_classes = getattr(network, "num_classes", None)
+    if not isinstance(num_classes, int):
+        raise TypeError(f"expected a network with an int attribute `num_classes`, came {type(network).__name__}")
+    return num_classes
+
+
+def check_data(datamodule: Any, *, streams: Iterable[str], num_classes: int | None) -> None:
+    """Check that a DataModule gives ``streams`` and, where it knows its classes, ``num_classes`` of them.
+
+    What it does not declare as ``streams`` or ``num_classes`` is not checked.
+
+    Args:
+        datamodule: what the trainer got, or None.
+        streams: what the model needs.
+        num_classes: what the model tells apart, or None where the data's classes do not matter.
+
+    Raises:
+        ValueError: it does not.
+    """
+    given = getattr(datamodule, "streams", None)
+    for stream in streams:
+        if given is not None and stream not in given:
+            raise ValueError(
+                f"the model needs stream {stream!r}, the data gives {list(given)}; add it to `data.streams`"
+            )
+    came = getattr(datamodule, "num_classes", None)
+    if None not in (came, num_classes) and came != num_classes:
+        raise ValueError(
+            f"the data has {came} classes, the network {num_classes}; set the network's `num_classes: {came}` "
+            "(`model.init_args.network.init_args.num_classes`), or other annotations in `data`"
+        )
+
+
+def stream_of(batch: ClipBatch, stream: str, network: nn.Module) -> Tensor:
+    """The clips (B * V, T, C, H, W) of one stream, with as many channels as ``network`` takes.
+
+    Raises:
+        ValueError: the batch has no such stream, or it has other channels.
+    """
+    if stream not in batch.streams:
+        raise ValueError(f"the model needs stream {stream!r}, the batch has {list(batch.streams)}; see `data.streams`")
+    clips = batch.streams[stream]
+    expected = getattr(network, "in_channels", None)
+    if expected is not None and clips.shape[2] != expected:
+        raise ValueError(
+            f"stream {stream!r} has {clips.shape[2]} channels, the network takes {expected}; set the network's "
+            f"`in_channels: {clips.shape[2]}` (`model.init_args.network.init_args.in_channels`)"
+        )
+    return clips
+
+
+def check_labelled(batch: ClipBatch) -> None:
+    """Check that every video of a batch has a label.
+
+    Raises:
+        ValueError: one has not.
+    """
+    if (batch.labels < 0).any():
+        unlabelled = (batch.labels < 0).view(len(batch), -1).any(dim=1)
+        path = batch.paths[int(unlabelled.int().argmax())]
+        raise ValueError(
+            f"{path}: no label; fit, validate and test need labelled videos (`data.annotations`), predict not"
+        )

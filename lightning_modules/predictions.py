@@ -1,0 +1,32 @@
+"""What a network says about a batch of videos."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from datamodules.clip import Failure
+
+
+@dataclass
+class Predictions:
+    """Logits of the B videos of one batch; B may be 0.
+
+    Args:
+        paths: the B files.
+        logits: (B, num_classes) float32.
+        seconds: (B,) float64, time spent reading each file.
+        failures: videos that could not be read.
+    """
+
+    paths: list[str]
+    logits: Tensor
+    seconds: Tensor
+    failures: list[Failure]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Predictions":
+        """The same on another device."""
+        tensors = {"logits": self.logits, "seconds": self.seconds}
+        moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()}
+        return dataclasses.replace(self, **moved)

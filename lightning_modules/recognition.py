@@ -1,0 +1,192 @@
+"""Train and test one network on one stream: teachers and baselines."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from typing_extensions import override
+
+from datamodules.clip import ClipBatch
+from lightning_modules.agreement import check_data, check_labelled, num_classes_of, stream_of
+from lightning_modules.checkpoints import without_weights
+from lightning_modules.ensemble import average_views
+from lightning_modules.metrics import ClassificationMetrics, hard_labels
+from lightning_modules.parameter_rules import ParameterRule, build_optimizer, build_scheduler
+from lightning_modules.predictions import Predictions
+
+
+class RecognitionModule(LightningModule):
+    """One network on one stream, learning from labels.
+
+    Logs ``train/loss``, every term of it as ``train/loss/<term>``, ``train/top1``; and over whole splits ``val/`` and
+    ``test/`` ``loss``, ``num_videos``, ``top1`` and ``top5``, or ``mAP`` if ``multi_label``.
+
+    Checkpoints of runs from a config rebuild by ``RecognitionModule.load_from_checkpoint(path, weights_only=True)``;
+    of one built in Python, where there is no config to keep, add ``network=...``.
+
+    Args:
+        network: clips (B, T, C, H, W) -> logits (B, num_classes); declares ``num_classes`` and ``in_channels``.
+        stream: which stream of the batches it sees.
+        optimizer: makes the optimizer from parameter groups.
+        lr_scheduler: makes the scheduler from the optimizer.
+        lr_interval: whether the scheduler steps after every epoch or every step.
+        label_smoothing: share of the target spread evenly over all classes.
+        multi_label: videos may have several labels, (B, num_classes) multi-hot: binary cross-entropy per class.
+        parameter_rules: learning rates and weight decays by parameter name; the first match counts.
+        freeze_batch_norm: train with BatchNorm's running statistics, left as they are; weights and biases still learn.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        stream: str,
+        *,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        label_smoothing: float = 0.0,
+        multi_label: bool = False,
+        parameter_rules: list[ParameterRule] | None = None,
+        freeze_batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if multi_label and label_smoothing:
+            raise ValueError(f"expected `label_smoothing: 0` with `multi_label: true`, came {label_smoothing}")
+        self.save_hyperparameters(ignore=_live_arguments())
+        self.network = network
+        self.stream = stream
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.lr_interval = lr_interval
+        self.label_smoothing = label_smoothing
+        self.multi_label = multi_label
+        self.parameter_rules = parameter_rules or []
+        self.freeze_batch_norm = freeze_batch_norm
+        self.num_classes = num_classes_of(network)
+        self.val_metrics = ClassificationMetrics(self.num_classes, multi_label=multi_label)
+        self.test_metrics = ClassificationMetrics(self.num_classes, multi_label=multi_label)
+
+    def forward(self, batch: ClipBatch) -> Tensor:
+        """Classify the B videos of a batch: (B, num_classes) float32 logits, the mean over their views."""
+        clips = stream_of(batch, self.stream, self.network)
+        if len(batch) == 0:
+            return torch.zeros(0, self.num_classes, device=self.device)
+        return average_views(self.network(clips).float(), batch.num_views)
+
+    def losses(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The terms whose sum is the loss, each a mean over the batch.
+
+        Args:
+            logits: (B, num_classes) float32.
+            labels: (B,) int64, or (B, num_classes): probabilities, or multi-hot if ``multi_label``.
+        """
+        if self.multi_label:
+            return {"binary_cross_entropy": F.binary_cross_entropy_with_logits(logits, labels.float())}
+        return {"cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
+
+    @override
+    def setup(self, stage: str) -> None:
+        # Videos to predict need not be of the classes that some data set has.
+        datamodule = getattr(self.trainer, "datamodule", None)
+        check_data(datamodule, streams=[self.stream], num_classes=None if stage == "predict" else self.num_classes)
+
+    @override
+    def train(self, mode: bool = True) -> "RecognitionModule":
+        super().train(mode)
+        self._freeze_batch_norm()
+        return self
+
+    @override
+    def on_train_start(self) -> None:
+        # Lightning itself calls train() on nothing: a freshly built module has never been through ours.
+        self._freeze_batch_norm()
+
+    @override
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        check_labelled(batch)
+        logits = self(batch)
+        terms = self.losses(logits, batch.labels)
+        self._log_training(logits, batch.labels, terms)
+        return _sum(terms)
+
+    @override
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        self._evaluate(batch, self.val_metrics)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val", self.val_metrics)
+
+    @override
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        self._evaluate(batch, self.test_metrics)
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test", self.test_metrics)
+
+    @override
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:
+        return Predictions(batch.paths, self(batch), batch.seconds, batch.failures)
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = build_optimizer(self.optimizer, self.network, self.parameter_rules)
+        if self.lr_scheduler is None:
+            return {"optimizer": optimizer}
+        scheduler = build_scheduler(self.lr_scheduler, optimizer)
+        monitor = getattr(scheduler, "monitor", None)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_interval, "monitor": monitor},
+        }
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A checkpoint is whole: rebuilding from it must not fetch the weights that training started from.
+        hparams = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        if "network" in hparams:
+            hparams["network"] = without_weights(hparams["network"])
+
+    def _freeze_batch_norm(self) -> None:
+        if self.freeze_batch_norm:
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _evaluate(self, batch: ClipBatch, metrics: ClassificationMetrics) -> None:
+        """Take in a batch, unless no video of it could be read."""
+        if len(batch):
+            check_labelled(batch)
+            logits = self(batch)
+            metrics.update(logits, batch.labels, _sum(self.losses(logits, batch.labels)))
+
+    def _log_training(self, logits: Tensor, labels: Tensor, terms: dict[str, Tensor]) -> None:
+        """Log means over the epoch, and the loss of this step to the progress bar alone."""
+        loss = _sum(terms).detach()
+        values = {"train/loss": loss} | {f"train/loss/{name}": term.detach() for name, term in terms.items()}
+        if not self.multi_label:
+            values["train/top1"] = (logits.argmax(dim=1) == hard_labels(labels)).float().mean()
+        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels))
+        self.log("loss", loss, on_step=True, on_epoch=False, prog_bar=True, logger=False)
+
+    def _log_metrics(self, split: str, metrics: ClassificationMetrics) -> None:
+        for name, value in metrics.compute().items():
+            self.log(f"{split}/{name}", value, prog_bar=name in ("top1", "mAP"), sync_dist=True)
+        metrics.reset()
+
+
+def _sum(terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum()
+
+
+def _live_arguments() -> list[str]:
+    """Arguments that hold objects, which no checkpoint should: all but plain values, unless built from a config."""
+    if _given_hyperparameters.get() is not None:
+        return []
+    return ["network", "optimizer", "lr_scheduler", "parameter_rules"]

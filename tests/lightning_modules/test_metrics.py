@@ -1,0 +1,55 @@
+"""Metrics over a split against scikit-learn and plain counting, however the split is cut into batches."""
+
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, top_k_accuracy_score
+
+from lightning_modules.metrics import ClassificationMetrics
+
+
+def evaluate(metrics: ClassificationMetrics, logits: torch.Tensor, labels: torch.Tensor, cuts: list[int]) -> dict:
+    for some_logits, some_labels in zip(logits.split(cuts), labels.split(cuts), strict=True):
+        loss = some_logits.square().mean(dim=1).mean()  # any mean over the batch
+        metrics.update(some_logits, some_labels, loss)
+    return {name: value.item() for name, value in metrics.compute().items()}
+
+
+@pytest.mark.parametrize("cuts", [[50], [20, 0, 29, 1]])
+def test_accuracies_are_exact_whatever_the_batches(cuts: list[int]) -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(50, 12), torch.arange(50) % 12
+    came = evaluate(ClassificationMetrics(12), logits, labels, cuts)
+    assert came["top1"] == pytest.approx(top_k_accuracy_score(labels, logits, k=1))
+    assert came["top5"] == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
+    assert came["loss"] == pytest.approx(logits.square().mean().item(), rel=1e-6)
+    assert came["num_videos"] == 50
+
+
+@pytest.mark.parametrize("cuts", [[60], [20, 0, 39, 1]])
+@pytest.mark.parametrize("scale", [1.0, 50.0])  # at 50, a sigmoid saturates
+def test_mean_average_precision_is_exact(cuts: list[int], scale: float) -> None:
+    torch.manual_seed(0)
+    logits, labels = scale * torch.rand(60, 7).add(-0.2), (torch.rand(60, 7) < 0.3).float()
+    came = evaluate(ClassificationMetrics(7, multi_label=True), logits, labels, cuts)
+    assert came["mAP"] == pytest.approx(average_precision_score(labels, logits, average="macro"), abs=1e-6)
+    assert came.keys() == {"loss", "num_videos", "mAP"}
+
+
+def test_fewer_than_five_classes() -> None:
+    assert evaluate(ClassificationMetrics(3), torch.randn(8, 3), torch.zeros(8).long(), [8])["top5"] == 1
+
+
+def test_soft_labels_count_by_their_likeliest_class() -> None:
+    labels = torch.tensor([[0.6, 0.4], [0.1, 0.9]])
+    assert evaluate(ClassificationMetrics(2), torch.eye(2)[[0, 0]], labels, [2])["top1"] == 0.5
+
+
+def test_reset_forgets() -> None:
+    metrics = ClassificationMetrics(3)
+    evaluate(metrics, torch.randn(8, 3), torch.zeros(8).long(), [8])
+    metrics.reset()
+    assert evaluate(metrics, torch.randn(2, 3), torch.zeros(2).long(), [2])["num_videos"] == 2
+
+
+def test_metrics_stay_out_of_checkpoints() -> None:
+    assert not ClassificationMetrics(3).state_dict()
