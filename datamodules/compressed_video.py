@@ -159,8 +159,8 @@ class CompressedVideoDataModule(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         """Lists the files; nothing is opened."""
-        split = {"fit": self.fit_split, "validate": "val"}.get(stage, stage)
-        self._records_of(split)
+        splits = {"fit": self.fit_split, "validate": "val", "test": "test", "predict": "predict"}
+        self._records_of(splits[stage])
 
     @override
     def train_dataloader(self) -> ResumableDataLoader:
@@ -273,11 +273,17 @@ class CompressedVideoDataModule(LightningDataModule):
     def _new_ledger(self, split: str) -> FailureLedger:
         """Training accepts `max_bad_videos`, an evaluation all but one, predict any."""
         num_videos = len(self._records_of(split))
-        limit: int | None = num_videos - 1
+        if split == "predict":
+            return FailureLedger(split, num_videos, limit=None)
         if split == self.fit_split and self.augment:
-            fraction = isinstance(self.max_bad_videos, float)
-            limit = max(int(self.max_bad_videos * num_videos), 1) if fraction else int(self.max_bad_videos)
-        return FailureLedger(split, num_videos, limit=None if split == "predict" else limit)
+            remedy = "mend the data, or raise max_bad_videos in the config"
+            return FailureLedger(split, num_videos, limit=self._max_bad_videos(num_videos), remedy=remedy)
+        return FailureLedger(split, num_videos, limit=num_videos - 1, remedy="check the paths of the annotations")
+
+    def _max_bad_videos(self, num_videos: int) -> int:
+        if isinstance(self.max_bad_videos, float):
+            return max(int(self.max_bad_videos * num_videos), 1)
+        return self.max_bad_videos
 
 
 def _video_source(streams: Sequence[str], index_cache: str | None, reencode_dir: str | None) -> VideoSource:

@@ -17,10 +17,11 @@ class FailureLedger:
         split: name of the split.
         num_videos: in it.
         limit: number of bad videos that is still accepted; None: any.
+        remedy: what to do where there are more.
     """
 
-    def __init__(self, split: str, num_videos: int, *, limit: int | None) -> None:
-        self.split, self.num_videos, self.limit = split, num_videos, limit
+    def __init__(self, split: str, num_videos: int, *, limit: int | None, remedy: str = "") -> None:
+        self.split, self.num_videos, self.limit, self.remedy = split, num_videos, limit, remedy
         self._failures: dict[str, Failure] = {}
 
     @property
@@ -44,5 +45,5 @@ class FailureLedger:
         if self.limit is not None and len(self._failures) > self.limit:
             raise TooManyBadVideosError(
                 f"{len(self._failures)} of the {self.num_videos} videos of split {self.split!r} cannot be read, "
-                f"{self.limit} are accepted (config key: max_bad_videos); the last one: {last}"
+                f"at most {self.limit} may be; {self.remedy}; the last one: {last}"
             )

@@ -1,0 +1,76 @@
+"""Real, tiny video files; encoded once per test session."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from datamodules.bitstream import encode_frames
+
+HEIGHT, WIDTH, NUM_FRAMES = 48, 64, 26
+
+
+def scrolling_frames(seed: int, num_frames: int = NUM_FRAMES) -> Iterator[np.ndarray]:
+    """A texture that moves by whole pixels: (48, 64, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    texture = rng.integers(0, 256, (HEIGHT // 4, WIDTH // 4, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    step = rng.integers(-3, 4, 2)
+    return (np.roll(texture, tuple(t * step), (0, 1)) for t in range(num_frames))
+
+
+def encode_with_b_frames(path: Path, *, codec: str = "mpeg4", num_frames: int = NUM_FRAMES) -> None:
+    """What people's own files are like: B-frames."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.max_b_frames = 2
+        for pixels in scrolling_frames(0, num_frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.fixture(scope="session")
+def _video_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("videos")
+    seed = 0
+    for split, count in {"train": 5, "val": 3, "test": 2}.items():
+        for name in ("jump", "run"):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                encode_frames(scrolling_frames(seed), root / split / name / f"{number}.mp4")
+                seed += 1
+    return root
+
+
+@pytest.fixture
+def video_root(_video_root: Path, tmp_path: Path) -> Path:
+    """`{train,val,test}/{jump,run}/<n>.mp4` with 5, 3 and 2 videos per class; a copy that a test may damage."""
+    return Path(shutil.copytree(_video_root, tmp_path / "videos"))
+
+
+@pytest.fixture
+def b_frame_video(tmp_path: Path) -> Path:
+    """A video whose vectors cannot be accumulated."""
+    encode_with_b_frames(tmp_path / "phone.mp4")
+    return tmp_path / "phone.mp4"
+
+
+@pytest.fixture
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str], list[dict]]:
+    """Wraps `owner.name`; the list that is returned gets the keyword arguments of each call."""
+
+    def wrap(owner: object, name: str) -> list[dict]:
+        calls: list[dict] = []
+        original = getattr(owner, name)
+
+        def wrapper(*args, **kwargs):
+            calls.append(kwargs)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, wrapper)
+        return calls
+
+    return wrap

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+
+from datamodules.bitstream import CompressedVideo
+from datamodules.clip_reader import ClipReader
+from datamodules.index_cache import IndexCache
+from datamodules.randomness import generator
+from datamodules.sampling import FrameSampler
+from datamodules.transforms import RandomCrops
+from datamodules.video_source import VideoSource
+
+
+def make_reader(sizes, sampler=None, **options):
+    source = VideoSource(tuple(sizes), IndexCache())
+    return ClipReader(source, sizes, sampler or FrameSampler(3), RandomCrops(), **options)
+
+
+@pytest.fixture
+def path(video_root):
+    return str(video_root / "train/run/0.mp4")
+
+
+def test_evaluation_views_are_centre_crops_of_what_the_video_holds(path):
+    sizes = {"mv": 42, "residual": 42, "iframe": 42, "rgb": 42}  # 0.875 of 48: nothing is resized
+    views = make_reader(sizes, reference="previous").read(path)
+    # CoViAR: 26 frames, 3 segments, motion: round(24 / 3 * (s + 0.5)) + 1 = 5, 13, 21; GOPs of 12.
+    with CompressedVideo(path) as video:
+        frames = [
+            video.read(gop=f // 12, position=f % 12, streams=tuple(sizes), reference="previous") for f in (5, 13, 21)
+        ]
+    cut = (slice(3, 45), slice(11, 53))
+    for t, expected in enumerate(frames):
+        shown = {name: view[0, t].permute(1, 2, 0).numpy() for name, view in views.items()}
+        np.testing.assert_array_equal(shown["iframe"], expected.iframe[cut])
+        np.testing.assert_array_equal(shown["rgb"], expected.rgb[cut])
+        np.testing.assert_array_equal(shown["residual"], np.clip(expected.residual[cut] + 128, 0, 255))
+        scaled = (expected.mv[cut] * (127.5 / 20)).astype(np.int32) + 128
+        np.testing.assert_array_equal(shown["mv"], np.clip(scaled, 0, 255))
+    assert views["mv"].float().sub(128).abs().max() > 0, "the video moves"
+
+
+def test_streams_have_their_own_sizes_and_shapes(path):
+    reader = make_reader({"mv": 16, "iframe": 24}, FrameSampler(4, num_clips=2), num_crops=3)
+    views = reader.read(path)
+    assert {name: tuple(view.shape) for name, view in views.items()} == {
+        name: (6, *shape) for name, shape in reader.shapes.items()
+    }
+    assert reader.num_views == 6
+    assert reader.shapes == {"mv": (4, 2, 16, 16), "iframe": (4, 3, 24, 24)}
+    assert reader.read(path, generator(0))["mv"].shape == (1, 4, 2, 16, 16)
+
+
+def test_one_decode_serves_all_streams_and_views(path, count_calls):
+    reads = count_calls(CompressedVideo, "read")
+    make_reader({"mv": 16, "residual": 16, "iframe": 16}, num_crops=10).read(path)
+    assert len(reads) == 3
+    assert all(set(call["streams"]) == {"mv", "residual", "iframe"} for call in reads)
+
+
+def test_iframes_alone_decode_keyframes_alone(path, count_calls):
+    reads = count_calls(CompressedVideo, "read")
+    views = make_reader({"iframe": 16}, FrameSampler(15)).read(path)
+    assert views["iframe"].shape == (1, 15, 3, 16, 16)
+    assert [(call["gop"], call["position"]) for call in reads] == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_the_key_decides_what_is_drawn(path):
+    reader = make_reader({"mv": 32, "iframe": 32})
+    first, again = reader.read(path, generator(1, 2)), reader.read(path, generator(1, 2))
+    other = reader.read(path, generator(1, 3))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["iframe"], other["iframe"])

@@ -1,0 +1,57 @@
+import os
+
+import pytest
+
+from datamodules import video_source
+from datamodules.bitstream import UnreadableVideoError, build_index
+from datamodules.index_cache import IndexCache
+from datamodules.video_source import ReencodeCache, VideoSource, default_reencode_dir
+
+
+def source(streams, stand_ins=None):
+    return VideoSource(tuple(streams), IndexCache(), stand_ins)
+
+
+def test_readable_videos_are_opened_as_they_are(video_root, tmp_path):
+    path = str(video_root / "train/run/0.mp4")
+    with source(["mv", "residual", "rgb"], ReencodeCache(str(tmp_path / "re"))).open(path) as video:
+        assert video.path == path
+    assert not (tmp_path / "re").exists()
+
+
+def test_vectors_of_b_frames_need_a_stand_in(b_frame_video):
+    with pytest.raises(UnreadableVideoError, match="reencode_dir in the config"):
+        source(["mv"]).open(str(b_frame_video))
+    with source(["iframe"]).open(str(b_frame_video)) as video:
+        assert video.path == str(b_frame_video)
+
+
+def test_stand_ins_are_made_once_and_shared(b_frame_video, tmp_path, count_calls):
+    calls = count_calls(video_source, "reencode")
+    before = b_frame_video.read_bytes()
+    for _ in range(2):  # two processes
+        stand_ins = ReencodeCache(str(tmp_path / "re"))
+        with source(["mv", "residual"], stand_ins).open(str(b_frame_video)) as video:
+            assert video.num_frames == build_index(b_frame_video).num_frames
+            assert video.read(gop=0, position=1, streams=("mv",)).mv is not None
+    assert len(calls) == 1
+    assert b_frame_video.read_bytes() == before
+
+
+def test_a_changed_original_gets_another_stand_in(b_frame_video, tmp_path):
+    stand_ins = ReencodeCache(str(tmp_path / "re"))
+    first = stand_ins.file_of(str(b_frame_video))
+    os.utime(b_frame_video, ns=(5, 5))
+    assert stand_ins.file_of(str(b_frame_video)) != first
+
+
+def test_folders_and_missing_files_say_so(tmp_path):
+    with pytest.raises(UnreadableVideoError, match="a folder without video files"):
+        source(["iframe"]).open(str(tmp_path))
+    with pytest.raises(UnreadableVideoError, match="no such file"):
+        source(["iframe"]).open(str(tmp_path / "gone.mp4"))
+
+
+def test_default_folder_is_the_users_cache(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert default_reencode_dir() == "/cache/streamkd/reencoded"
