@@ -59,15 +59,19 @@ def _carry_blocks(records: np.ndarray, before: np.ndarray, after: np.ndarray) ->
                 after[np.uintp(y), np.uintp(x)] = before[np.uintp(y - dy), np.uintp(x - dx)]
 
 
-@njit(cache=True, nogil=True)
 def motion_vectors(sources: np.ndarray, mv: np.ndarray) -> None:
-    """Writes displacements into `mv`, (H, W, 2) int16, whole pixels, dst - src, x before y."""
+    """Writes displacements into `mv`, (H, W, 2) int16, contiguous, whole pixels, dst - src, x before y."""
+    _write_displacements(sources, mv.view(np.int32)[..., 0])
+
+
+@njit(cache=True, nogil=True)
+def _write_displacements(sources: np.ndarray, packed: np.ndarray) -> None:
+    # Both components in one store, x in the low half (little-endian): this loop becomes vector instructions.
     height, width = sources.shape
     for y in range(height):
         for x in range(width):
-            source = sources[np.uintp(y), np.uintp(x)]
-            mv[np.uintp(y), np.uintp(x), 0] = x - (source & 0xFFFF)
-            mv[np.uintp(y), np.uintp(x), 1] = y - (source >> 16)
+            source = sources[y, x]
+            packed[y, x] = ((y - (source >> 16)) << 16) | ((x - (source & 0xFFFF)) & 0xFFFF)
 
 
 @njit(cache=True, nogil=True)
