@@ -107,6 +107,13 @@ class CompressedVideoDataModule(LightningDataModule):
         _check_choice("reference", reference, get_args(Reference))
         _check_choice("crop_offsets", crop_offsets, get_args(CropOffsets))
         _check_choice("test_crops", test_crops, FIXED_CROPS)
+        counts = {"num_segments": num_segments, "batch_size": batch_size, "frame_stride": frame_stride}
+        counts |= {"test_segments": test_segments or 1, "test_clips": test_clips}
+        for key, count in counts.items():
+            _check_range(key, count, 1, None)
+        for key, fractions in {"scales": scales, "crop_fraction": [crop_fraction], "flip": [flip]}.items():
+            for fraction in fractions:
+                _check_range(key, fraction, 0, 1)
         self.annotations = annotations
         self.predict_paths = list(predict_paths)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
@@ -194,7 +201,7 @@ class CompressedVideoDataModule(LightningDataModule):
         """
         split = self._current_split()
         if split is not None:
-            self._ledgers.setdefault(split, self._new_ledger(split)).add(batch.failures)
+            self._ledger(split).add(batch.failures)
         if split == self.fit_split and self.augment and not len(batch):
             raise _unreadable_batch(batch)
         return normalise_batch(batch)
@@ -270,6 +277,11 @@ class CompressedVideoDataModule(LightningDataModule):
         stage = str(self.trainer.state.stage.value)
         return stages.get(stage, stage)
 
+    def _ledger(self, split: str) -> FailureLedger:
+        if split not in self._ledgers:
+            self._ledgers[split] = self._new_ledger(split)
+        return self._ledgers[split]
+
     def _new_ledger(self, split: str) -> FailureLedger:
         """Training accepts `max_bad_videos`, an evaluation all but one, predict any."""
         num_videos = len(self._records_of(split))
@@ -299,12 +311,20 @@ def _sizes(streams: Sequence[str], size: int | dict[str, int]) -> dict[str, int]
     missing = [stream for stream in streams if isinstance(size, dict) and stream not in size]
     if missing:
         raise ValueError(f"size: expected an entry for each of {', '.join(streams)}, got {size}")
-    return {stream: size[stream] if isinstance(size, dict) else size for stream in streams}
+    sizes = {stream: size[stream] if isinstance(size, dict) else size for stream in streams}
+    for side in sizes.values():
+        _check_range("size", side, 1, None)
+    return sizes
 
 
 def _check_choice(key: str, value: object, allowed: Collection[object]) -> None:
     if value not in allowed:
         raise ValueError(f"{key}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def _check_range(key: str, value: float, low: float, high: float | None) -> None:
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{key}: expected at least {low}{f', at most {high}' if high else ''}, got {value}")
 
 
 def _unreadable_batch(batch: ClipBatch) -> UnreadableVideoError:

@@ -1,10 +1,10 @@
 """From decoded frames to network input: one geometry for all streams, compact integers, and normalisation.
 
-    (H, W, C) integers --crop--> flip --> quantise --> uint8 --resize--> (T, C, S, S) uint8 | device: normalise
+    (H, W, C) integers --crop, negate x--> quantise --> uint8 --mirror, resize--> (T, C, S, S) uint8 | normalise
 
 Everything up to the bar runs in a worker. Scaling as in CoViAR (Wu et al., CVPR 2018; `transforms.py` and `dataset.py`
-of its public code), crops as in TSN (Wang et al., ECCV 2016). Where we differ: vectors are quantised after the flip,
-so that 0 stays 0 and nothing overflows, and the crop is resized after that, as uint8.
+of its public code), crops as in TSN (Wang et al., ECCV 2016). Where we differ: a flip negates vectors before they are
+quantised, so that 0 stays 0 and nothing overflows, and the crop is resized after that, as uint8.
 """
 
 from collections.abc import Callable, Sequence
@@ -113,13 +113,18 @@ FIXED_CROPS: dict[int, list[tuple[tuple[float, float], bool]]] = {
 def quantise_vectors(mv: np.ndarray) -> np.ndarray:
     """Vectors as grey levels about 128: (..., 2) pixels -> (..., 2) uint8; 20 pixels are 127 levels."""
     # 127.5 / 20 = 6.375 = 51 / 8 is exact in float32, so that truncation agrees with float64.
-    levels = np.trunc(mv.astype(np.float32, copy=False) * np.float32(127.5 / _MV_BOUND))
-    return np.clip(levels + 128, 0, 255).astype(np.uint8)
+    return _about_128(mv * np.float32(127.5 / _MV_BOUND))
 
 
 def quantise_residual(residual: np.ndarray) -> np.ndarray:
     """RGB differences as grey levels about 128: (..., 3) int16 -> (..., 3) uint8."""
-    return (np.clip(residual, -128, 127) + 128).astype(np.uint8)
+    return _about_128(residual)
+
+
+def _about_128(levels: np.ndarray) -> np.ndarray:
+    """Truncates towards 0, adds 128, clips to uint8."""
+    bounded = np.clip(levels, -128, 127).astype(np.int8)
+    return bounded.view(np.uint8) ^ np.uint8(128)  # adds 128: -128 -> 0, 0 -> 128, 127 -> 255
 
 
 def keep_pixels(pixels: np.ndarray) -> np.ndarray:
@@ -174,22 +179,25 @@ def cut_view(
     form = STREAM_FORMATS[stream]
     top, left, height, width = geometry.box(*frames[0].shape[:2])
     crop = np.stack([frame[top : top + height, left : left + width] for frame in frames])
-    if form.is_vector and rescale_vectors:
-        crop = crop * np.array([size / width, size / height], np.float32)
-    if geometry.flip:
-        crop = flip(crop, is_vector=form.is_vector)
-    return resize(torch.from_numpy(np.ascontiguousarray(form.quantise(crop))).permute(0, 3, 1, 2), size)
+    if form.is_vector:
+        zoom = (size / width, size / height) if rescale_vectors else (1.0, 1.0)
+        crop = scale_vectors(crop, -zoom[0] if geometry.flip else zoom[0], zoom[1])
+    levels = torch.from_numpy(form.quantise(crop))
+    return resize(levels.flip(2) if geometry.flip else levels, size)
 
 
-def flip(frames: np.ndarray, *, is_vector: bool) -> np.ndarray:
-    """Exchanges left and right: (..., W, C) native integers; vectors (..., W, 2), as float32, also negate x."""
-    mirrored = frames[..., ::-1, :]
-    # In float32, since -(-32768) does not fit int16.
-    return mirrored * np.array([-1, 1], np.float32) if is_vector else mirrored
+def scale_vectors(mv: np.ndarray, x: float, y: float) -> np.ndarray:
+    """Multiplies vectors by (x, y): (T, H, W, 2) int16 -> float32, or as it is where nothing changes."""
+    if x == y == 1:
+        return mv
+    # float32, since -(-32768) does not fit int16; whole rows, since numpy is slow on an innermost 2.
+    rows = mv.reshape(*mv.shape[:2], -1) * np.tile(np.array([x, y], np.float32), mv.shape[2])
+    return rows.reshape(mv.shape)
 
 
 def resize(frames: Tensor, size: int) -> Tensor:
-    """Bilinear, without antialiasing: (T, C, H, W) uint8 -> (T, C, size, size) uint8, contiguous."""
+    """Bilinear, without antialiasing: (T, H, W, C) uint8 -> (T, C, size, size) uint8, contiguous."""
+    frames = frames.permute(0, 3, 1, 2)
     if frames.shape[-2:] != (size, size):
         frames = F.interpolate(frames, size=(size, size), mode="bilinear", antialias=False)
     return frames.contiguous()

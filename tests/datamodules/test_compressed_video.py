@@ -335,6 +335,10 @@ class TestWithLightning:
         ({"fit_split": "test"}, "fit_split: expected one of train, val, got 'test'"),
         ({"test_crops": 5}, "test_crops: expected one of 1, 3, 10, got 5"),
         ({"sampling": "uniform"}, "sampling: expected one of segments, dense"),
+        ({"num_segments": 0}, "num_segments: expected at least 1, got 0"),
+        ({"size": 0}, "size: expected at least 1, got 0"),
+        ({"scales": [1.2]}, r"scales: expected at least 0, at most 1, got 1\.2"),
+        ({"flip": -1}, "flip: expected at least 0, at most 1, got -1"),
         ({"reference": "next"}, "reference: expected one of iframe, previous"),
     ],
 )
