@@ -1,6 +1,7 @@
 """Checks that a network and the data it gets fit together, with messages that name the config keys."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,15 +21,18 @@ def num_classes_of(network: nn.Module) -> int:
     return num_classes
 
 
-def check_data(datamodule: Any, *, streams: Iterable[str], num_classes: int | None) -> None:
+def check_data(
+    datamodule: Any, *, streams: Iterable[str], num_classes: int | None, classes: Sequence[str] = ()
+) -> None:
     """Check that a DataModule gives ``streams`` and, where it knows its classes, ``num_classes`` of them.
 
-    What it does not declare as ``streams`` or ``num_classes`` is not checked.
+    What it does not declare as ``streams``, ``num_classes`` or ``classes`` is not checked.
 
     Args:
         datamodule: what the trainer got, or None.
         streams: what the model needs.
         num_classes: what the model tells apart, or None where the data's classes do not matter.
+        classes: their names in order, where the model knows them.
 
     Raises:
         ValueError: it does not.
@@ -44,6 +48,24 @@ def check_data(datamodule: Any, *, streams: Iterable[str], num_classes: int | No
         raise ValueError(
             f"the data has {came} classes, the network {num_classes}; set the network's `num_classes: {came}` "
             "(`model.init_args.network.init_args.num_classes`), or other annotations in `data`"
+        )
+    names = getattr(datamodule, "classes", None)
+    if names and classes and num_classes is not None:
+        check_same_classes(classes, names, of="the data")
+
+
+def check_same_classes(expected: Sequence[str], came: Sequence[str], *, of: str) -> None:
+    """Check that two lists of class names are the same, in the same order.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if list(expected) != list(came):
+        pairs = [*zip_longest(expected, came)]
+        index = next(index for index, (first, second) in enumerate(pairs) if first != second)
+        first, second = pairs[index]
+        raise ValueError(
+            f"the classes of {of} are others than the network's: class {index} is {second!r}, not {first!r}"
         )
 
 

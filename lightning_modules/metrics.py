@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection, SumMetric
+from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
 
 
@@ -54,6 +54,31 @@ class ClassificationMetrics(nn.Module):
             # A rank that gets no video must still gather tensors of as many dimensions as the others.
             nothing = torch.empty(0, self.num_classes, device=self.scores["mAP"].device)
             self.scores.update(nothing.double(), nothing.long())
+
+
+class AccuracyPerExit(Metric):
+    """Top-1 accuracy of several exits or networks at once, exact over ranks.
+
+    Args:
+        num_exits: K.
+    """
+
+    correct: Tensor
+    num_videos: Tensor
+
+    def __init__(self, num_exits: int) -> None:
+        super().__init__()
+        self.add_state("correct", torch.zeros(num_exits, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("num_videos", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Take in logits (K, B, num_classes) float and labels (B,) int64."""
+        self.correct += (logits.argmax(dim=2) == labels).sum(dim=1)
+        self.num_videos += len(labels)
+
+    def compute(self) -> Tensor:
+        """Accuracies, (K,) float32."""
+        return self.correct / self.num_videos
 
 
 def hard_labels(labels: Tensor) -> Tensor:

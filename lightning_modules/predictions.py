@@ -27,6 +27,5 @@ class Predictions:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Predictions":
         """The same on another device."""
-        tensors = {"logits": self.logits, "seconds": self.seconds}
-        moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()}
-        return dataclasses.replace(self, **moved)
+        logits, seconds = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.logits, self.seconds))
+        return dataclasses.replace(self, logits=logits, seconds=seconds)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, top_k_accuracy_score
 
-from lightning_modules.metrics import ClassificationMetrics
+from lightning_modules.metrics import AccuracyPerExit, ClassificationMetrics
 
 
 def evaluate(metrics: ClassificationMetrics, logits: torch.Tensor, labels: torch.Tensor, cuts: list[int]) -> dict:
@@ -53,3 +53,13 @@ def test_reset_forgets() -> None:
 
 def test_metrics_stay_out_of_checkpoints() -> None:
     assert not ClassificationMetrics(3).state_dict()
+
+
+def test_accuracies_per_exit() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(3, 40, 5), torch.arange(40) % 5
+    metric = AccuracyPerExit(3)
+    for start, end in [(0, 7), (7, 7), (7, 40)]:
+        metric.update(logits[:, start:end], labels[start:end])
+    expected = [top_k_accuracy_score(labels, scores, k=1) for scores in logits]
+    assert metric.compute().tolist() == pytest.approx(expected)

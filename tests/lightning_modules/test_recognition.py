@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from datamodules.clip import ClipBatch, Failure
+from lightning_modules.checkpoints import load_network
 from lightning_modules.networks import resnet10
 from lightning_modules.parameter_rules import ParameterRule
 from lightning_modules.recognition import RecognitionModule
@@ -241,6 +242,9 @@ def test_checkpoints_of_the_command_line_rebuild_by_themselves(tmp_path: Path) -
     batch = make_batch()
     with torch.no_grad():
         torch.testing.assert_close(rebuilt.eval()(batch), cli.model.eval()(batch), rtol=0, atol=0)
+    trained = load_network(path)
+    assert (trained.stream, trained.classes) == ("mv", ["class0", "class1", "class2"])
+    torch.testing.assert_close(trained.network.state_dict(), cli.model.network.state_dict(), rtol=0, atol=0)
     hparams = torch.load(path, weights_only=True)["hyper_parameters"]
     assert hparams["network"]["init_args"]["weights"] is None
     assert cli.model.hparams["network"]["init_args"]["weights"] is not None
