@@ -63,6 +63,11 @@ class RunCheckpoints(Checkpoint):
         self.seconds_before = state_dict["seconds"]
 
     @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # With max_steps, Lightning would take a checkpoint of an epoch's end for one of its middle.
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+    @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
         self._step = trainer.global_step
@@ -73,7 +78,7 @@ class RunCheckpoints(Checkpoint):
     ) -> None:
         step_before, self._step = self._step, trainer.global_step
         n = self.every_n_steps
-        if n and self._step // n > step_before // n and not _validation_follows(trainer, batch_idx):
+        if n and self._step // n > step_before // n and _loop_continues(trainer, batch_idx):
             self._save(trainer, self.last)
 
     @override
@@ -120,13 +125,15 @@ class RunCheckpoints(Checkpoint):
         trainer.save_checkpoint(path)
 
 
-def _validation_follows(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether batch `batch_idx` (0-based within the epoch) ends the epoch or is one to validate after."""
+def _loop_continues(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether training goes on after batch `batch_idx`, with no validation or end of the epoch in between."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     if progress.is_last_batch or batch_idx + 1 >= trainer.num_training_batches:
-        return True
+        return False
+    if trainer.should_stop or trainer.global_step == trainer.max_steps:
+        return False
     every = trainer.val_check_batch
     if not trainer.enable_validation or every is None or every == float("inf"):
-        return False
+        return True
     batches = progress.total.ready if trainer.check_val_every_n_epoch is None else batch_idx + 1
-    return batches % every == 0
+    return batches % every != 0

@@ -105,7 +105,8 @@ class TestReport(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         tally = sum(_gather(self._tally, trainer.world_size), Tally())
         if trainer.is_global_zero:
-            with atomic_write(self.folder / f"{trainer.state.fn.value}.json") as file:
+            stage = "validate" if trainer.state.fn == "validate" else "test"
+            with atomic_write(self.folder / f"{stage}.json") as file:
                 json.dump(self._report(trainer, tally), file, indent=1, ensure_ascii=False)
 
     @override

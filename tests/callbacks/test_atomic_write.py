@@ -1,0 +1,51 @@
+"""A file is the old one or the new one, never something between."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from callbacks.atomic_write import atomic_write
+from callbacks.checkpoint_io import AtomicCheckpointIO
+
+
+def test_file_is_replaced_when_the_block_ends_and_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    for text in ("one", "zwei ü"):
+        with atomic_write(path) as file:
+            file.write(text)
+        assert path.read_text(encoding="utf-8") == text
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(TypeError), atomic_write(path) as file:
+        file.writelines(["new", 1])
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+class Killer:
+    """Kills the process that pickles it."""
+
+    def __reduce__(self) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path, writer = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    writer.save_checkpoint({"step": 1}, path)
+    child = os.fork()
+    if child == 0:
+        writer.save_checkpoint({"step": 2, "data": torch.zeros(10), "killer": Killer()}, path)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert torch.load(path) == {"step": 1}
+    writer.save_checkpoint({"step": 3}, path)
+    assert torch.load(path) == {"step": 3}
+    assert os.listdir(tmp_path) == ["last.ckpt"]

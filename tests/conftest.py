@@ -1,0 +1,103 @@
+"""A tiny data set of real videos, the configuration of a tiny run on it, and a way to run the command line."""
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing import forkserver
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from datamodules.bitstream.encode import encode_frames
+from lightning_modules.cli import main
+
+SPLITS = {"train": 5, "val": 3, "test": 2}  # videos a class; two classes
+
+
+@pytest.fixture(scope="session")
+def tiny_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class-folder data set: squares over noise that move to the left or to the right."""
+    root = tmp_path_factory.mktemp("videos")
+    random = np.random.default_rng(0)
+    for split, count in SPLITS.items():
+        for label, speed in (("left", -2), ("right", 2)):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for index in range(count + (split == "test" and label == "left")):
+                encode_frames(_moving_square(random, speed), folder / f"{split}_{label}_{index}.mp4", gop_size=6)
+    return root
+
+
+def _moving_square(random: np.random.Generator, speed: int) -> list[np.ndarray]:
+    background = random.integers(0, 80, (32, 40, 3), dtype=np.uint8)
+    top, left = random.integers(4, 16), 16
+    frames = [background.copy() for _ in range(9)]
+    for step, frame in enumerate(frames):
+        frame[top : top + 10, left + speed * (step - 4) : left + speed * (step - 4) + 10] = 220
+    return frames
+
+
+@pytest.fixture
+def tiny_config(tiny_videos: Path, tmp_path: Path) -> Path:
+    """A configuration of two epochs of five steps, with shuffling, augmentation and dropout."""
+    network = {"num_classes": 2, "in_channels": 3, "width": 4, "input_norm": True, "dropout": 0.5}
+    optimizer = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}}
+    scheduler = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 2}}
+    config = {
+        "run_dir": str(tmp_path / "run"),
+        "checkpoint_every_n_steps": 2,
+        "model": {
+            "class_path": "lightning_modules.recognition.RecognitionModule",
+            "init_args": {
+                "network": {"class_path": "lightning_modules.networks.resnet10", "init_args": network},
+                "stream": "residual",
+                "optimizer": optimizer,
+                "lr_scheduler": scheduler,
+            },
+        },
+        "data": {
+            "class_path": "datamodules.compressed_video.CompressedVideoDataModule",
+            "init_args": {
+                "annotations": {
+                    "class_path": "datamodules.annotations.ClassFolders",
+                    "init_args": {"root": str(tiny_videos)},
+                },
+                "streams": ["residual"],
+                "num_segments": 2,
+                "size": 24,
+                "batch_size": 2,
+            },
+        },
+        "trainer": {
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "devices": 1,
+            "log_every_n_steps": 1,
+            "num_sanity_val_steps": 0,
+        },
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="session")
+def streamkd() -> Callable[..., int | None]:
+    """Run the command line in a process of its own; returns its exit status, -9 if it was killed.
+
+    The processes are forked off a server that has imported everything: half a second each instead of five.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning_modules.trainer_cli", "datamodules.compressed_video"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        forkserver.ensure_running()
+
+    def run(*args: object) -> int | None:
+        process = context.Process(target=main, args=([str(arg) for arg in args],))
+        process.start()
+        process.join(120)
+        return process.exitcode
+
+    return run

@@ -1,0 +1,110 @@
+"""A run killed anywhere and resumed by the same command equals an undisturbed one, bit for bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+KILLER = '''
+import os, signal
+from pathlib import Path
+from lightning.pytorch import Callback
+
+class Kill(Callback):
+    """Counts the events of a fit; kills the process, once in a run's life, at event `at`."""
+
+    def __init__(self, marker: str, at: int = -1):
+        self.marker, self.at, self.events = Path(marker), at, []
+
+    def event(self, name):
+        if len(self.events) == self.at and not self.marker.exists():
+            self.marker.write_text(name)
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.events.append(name)
+
+    def setup(self, trainer, pl_module, stage):
+        save = trainer.save_checkpoint
+
+        def save_checkpoint(path, *args):
+            self.event(f"before {Path(path).name}")
+            save(path, *args)
+            self.event(f"after {Path(path).name}")
+
+        trainer.save_checkpoint = save_checkpoint
+
+    def on_train_batch_start(self, *args):
+        self.event("batch start")
+
+    def on_before_optimizer_step(self, *args):
+        self.event("before step")
+
+    def on_train_batch_end(self, *args):
+        self.event("batch end")
+
+    def on_validation_batch_end(self, *args):
+        self.event("validation")
+
+    def on_train_epoch_end(self, *args):
+        self.event("epoch end")
+
+    def on_fit_end(self, *args):
+        if self.at < 0:
+            self.marker.write_text("\\n".join(self.events))
+'''
+
+
+@pytest.fixture
+def run_with_kill(
+    tmp_path: Path, tiny_config: Path, streamkd: Callable[..., int | None], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """Fit in `name`, killed at event `at` (-1: never) and started again until it is done; returns what it left."""
+    (tmp_path / "killer.py").write_text(KILLER)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(name: str, at: int = -1, *options: object) -> dict[str, Any]:
+        marker = tmp_path / f"{name}.marker"
+        config = yaml.safe_load(tiny_config.read_text())
+        config["run_dir"] = str(tmp_path / name)
+        config["trainer"]["callbacks"] = [{"class_path": "killer.Kill", "init_args": {"marker": str(marker), "at": at}}]
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        command = ("fit", "--config", path, *options)
+        assert streamkd(*command) == (0 if at < 0 else -9), marker.read_text()
+        assert at < 0 or streamkd(*command) == 0, marker.read_text()
+        return {"events": marker.read_text().splitlines(), **_left_by(tmp_path / name)}
+
+    return run
+
+
+def _left_by(run_dir: Path) -> dict[str, Any]:
+    last, best = (torch.load(run_dir / "checkpoints" / f"{name}.ckpt") for name in ("last", "best"))
+    return {
+        "weights": last["state_dict"],
+        "optimizer": last["optimizer_states"],
+        "scheduler": last["lr_schedulers"],
+        "best weights": best["state_dict"],
+        "best score": last["callbacks"]["RunCheckpoints"]["best_score"],
+        "metrics": (run_dir / "metrics.csv").read_text(),
+    }
+
+
+def assert_same(resumed: dict[str, Any], undisturbed: dict[str, Any]) -> None:
+    """Bit for bit, all but the events."""
+    for key in ("metrics", "best score", "scheduler"):
+        assert resumed[key] == undisturbed[key], key
+    for key in ("weights", "optimizer", "best weights"):
+        torch.testing.assert_close(resumed[key], undisturbed[key], rtol=0, atol=0, equal_nan=True)
+
+
+def test_fit_killed_at_the_first_a_middle_and_a_boundary_step_equals_an_undisturbed_one(
+    run_with_kill: Callable[..., dict[str, Any]],
+) -> None:
+    undisturbed = run_with_kill("undisturbed")
+    events = undisturbed["events"]
+    middle = [i for i, event in enumerate(events) if event == "batch start"][3]
+    boundary = events.index("after last.ckpt", events.index("validation"))
+    for name, at in {"first": 0, "middle": middle, "boundary": boundary}.items():
+        assert_same(run_with_kill(name, at), undisturbed)
