@@ -107,13 +107,9 @@ class CompressedVideoDataModule(LightningDataModule):
         _check_choice("reference", reference, get_args(Reference))
         _check_choice("crop_offsets", crop_offsets, get_args(CropOffsets))
         _check_choice("test_crops", test_crops, FIXED_CROPS)
-        counts = {"num_segments": num_segments, "batch_size": batch_size, "frame_stride": frame_stride}
-        counts |= {"test_segments": test_segments or 1, "test_clips": test_clips}
-        for key, count in counts.items():
-            _check_range(key, count, 1, None)
-        for key, fractions in {"scales": scales, "crop_fraction": [crop_fraction], "flip": [flip]}.items():
-            for fraction in fractions:
-                _check_range(key, fraction, 0, 1)
+        _check_counts(num_segments=num_segments, batch_size=batch_size, frame_stride=frame_stride)
+        _check_counts(test_segments=test_segments or 1, test_clips=test_clips)
+        _check_fractions(scales=scales, crop_fraction=[crop_fraction], flip=[flip])
         self.annotations = annotations
         self.predict_paths = list(predict_paths)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
@@ -313,7 +309,7 @@ def _sizes(streams: Sequence[str], size: int | dict[str, int]) -> dict[str, int]
         raise ValueError(f"size: expected an entry for each of {', '.join(streams)}, got {size}")
     sizes = {stream: size[stream] if isinstance(size, dict) else size for stream in streams}
     for side in sizes.values():
-        _check_range("size", side, 1, None)
+        _check_counts(size=side)
     return sizes
 
 
@@ -322,9 +318,16 @@ def _check_choice(key: str, value: object, allowed: Collection[object]) -> None:
         raise ValueError(f"{key}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
-def _check_range(key: str, value: float, low: float, high: float | None) -> None:
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{key}: expected at least {low}{f', at most {high}' if high else ''}, got {value}")
+def _check_counts(**counts: int) -> None:
+    for key, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{key}: expected at least 1, got {count}")
+
+
+def _check_fractions(**fractions: Sequence[float]) -> None:
+    for key, values in fractions.items():
+        if not values or min(values) < 0 or max(values) > 1:
+            raise ValueError(f"{key}: expected numbers from 0 to 1, got {', '.join(map(str, values))}")
 
 
 def _unreadable_batch(batch: ClipBatch) -> UnreadableVideoError:

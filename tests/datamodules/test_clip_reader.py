@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from datamodules.bitstream import CompressedVideo
+from datamodules.bitstream.encode import encode_frames
 from datamodules.clip_reader import ClipReader
 from datamodules.index_cache import IndexCache
 from datamodules.randomness import generator
@@ -56,6 +57,17 @@ def test_one_decode_serves_all_streams_and_views(path, count_calls):
     make_reader({"mv": 16, "residual": 16, "iframe": 16}, num_crops=10).read(path)
     assert len(reads) == 3
     assert all(set(call["streams"]) == {"mv", "residual", "iframe"} for call in reads)
+
+
+def test_one_geometry_serves_all_streams(tmp_path):
+    y, x = np.mgrid[:48, :64]
+    still = np.stack([x * 4, y * 5, x * 4], -1).astype(np.uint8)  # a pixel tells its place
+    encode_frames([still] * 12, tmp_path / "still.mp4")
+    reader = make_reader({"iframe": 20, "rgb": 20, "mv": 20}, FrameSampler(1))
+    for seed in range(12):
+        views = reader.read(str(tmp_path / "still.mp4"), generator(seed))
+        assert (views["iframe"].int() - views["rgb"].int()).abs().max() <= 3
+        assert (views["mv"] == 128).all()
 
 
 def test_iframes_alone_decode_keyframes_alone(path, count_calls):

@@ -337,8 +337,8 @@ class TestWithLightning:
         ({"sampling": "uniform"}, "sampling: expected one of segments, dense"),
         ({"num_segments": 0}, "num_segments: expected at least 1, got 0"),
         ({"size": 0}, "size: expected at least 1, got 0"),
-        ({"scales": [1.2]}, r"scales: expected at least 0, at most 1, got 1\.2"),
-        ({"flip": -1}, "flip: expected at least 0, at most 1, got -1"),
+        ({"scales": [1.2]}, r"scales: expected numbers from 0 to 1, got 1\.2"),
+        ({"flip": -1}, "flip: expected numbers from 0 to 1, got -1"),
         ({"reference": "next"}, "reference: expected one of iframe, previous"),
     ],
 )
