@@ -13,29 +13,19 @@ def num_classes_of(network: nn.Module) -> int:
     """The length of a network's logits.
 
     Raises:
-        TypeError: the network does not declare it.
+        ValueError: the network does not declare it.
     """
     num_classes = getattr(network, "num_classes", None)
     if not isinstance(num_classes, int):
-        raise TypeError(f"expected a network with an int attribute `num_classes`, came {type(network).__name__}")
+        raise ValueError(f"expected a network with an int attribute `num_classes`, came {type(network).__name__}")
     return num_classes
 
 
-def check_data(
-    datamodule: Any, *, streams: Iterable[str], num_classes: int | None, classes: Sequence[str] = ()
-) -> None:
-    """Check that a DataModule gives ``streams`` and, where it knows its classes, ``num_classes`` of them.
-
-    What it does not declare as ``streams``, ``num_classes`` or ``classes`` is not checked.
-
-    Args:
-        datamodule: what the trainer got, or None.
-        streams: what the model needs.
-        num_classes: what the model tells apart, or None where the data's classes do not matter.
-        classes: their names in order, where the model knows them.
+def check_streams(datamodule: Any, streams: Iterable[str]) -> None:
+    """Check that a DataModule that declares its ``streams`` has those that the model needs.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it has not.
     """
     given = getattr(datamodule, "streams", None)
     for stream in streams:
@@ -43,14 +33,27 @@ def check_data(
             raise ValueError(
                 f"the model needs stream {stream!r}, the data gives {list(given)}; add it to `data.streams`"
             )
+
+
+def check_classes(datamodule: Any, num_classes: int, classes: Sequence[str] = ()) -> None:
+    """Check that a DataModule that declares ``num_classes`` and ``classes`` has the model's.
+
+    Args:
+        datamodule: what the trainer got, or None.
+        num_classes: what the model tells apart.
+        classes: their names in order, where the model knows them.
+
+    Raises:
+        ValueError: it has others.
+    """
     came = getattr(datamodule, "num_classes", None)
-    if None not in (came, num_classes) and came != num_classes:
+    if came is not None and came != num_classes:
         raise ValueError(
             f"the data has {came} classes, the network {num_classes}; set the network's `num_classes: {came}` "
             "(`model.init_args.network.init_args.num_classes`), or other annotations in `data`"
         )
     names = getattr(datamodule, "classes", None)
-    if names and classes and num_classes is not None:
+    if names and classes:
         check_same_classes(classes, names, of="the data")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from datamodules.clip import ClipBatch
-from lightning_modules.agreement import check_data, check_labelled, num_classes_of, stream_of
+from lightning_modules.agreement import check_classes, check_labelled, check_streams, num_classes_of, stream_of
 from lightning_modules.checkpoints import without_weights
 from lightning_modules.ensemble import average_views
 from lightning_modules.metrics import ClassificationMetrics, hard_labels
@@ -91,9 +91,10 @@ class RecognitionModule(LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        # Videos to predict need not be of the classes that some data set has.
         datamodule = getattr(self.trainer, "datamodule", None)
-        check_data(datamodule, streams=[self.stream], num_classes=None if stage == "predict" else self.num_classes)
+        check_streams(datamodule, [self.stream])
+        if stage != "predict":  # the videos may be of any class then, and the data know none
+            check_classes(datamodule, self.num_classes)
 
     @override
     def train(self, mode: bool = True) -> "RecognitionModule":
@@ -115,16 +116,16 @@ class RecognitionModule(LightningModule):
         return _sum(terms)
 
     @override
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        self._evaluate(batch, self.val_metrics)
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:  # type: ignore[override]
+        return self._evaluate(batch, self.val_metrics)
 
     @override
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val", self.val_metrics)
 
     @override
-    def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        self._evaluate(batch, self.test_metrics)
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:  # type: ignore[override]
+        return self._evaluate(batch, self.test_metrics)
 
     @override
     def on_test_epoch_end(self) -> None:
@@ -159,12 +160,13 @@ class RecognitionModule(LightningModule):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    def _evaluate(self, batch: ClipBatch, metrics: ClassificationMetrics) -> None:
-        """Take in a batch, unless no video of it could be read."""
+    def _evaluate(self, batch: ClipBatch, metrics: ClassificationMetrics) -> Predictions:
+        """Take in a batch, unless no video of it could be read; callbacks get the predictions."""
+        logits = self(batch)
         if len(batch):
             check_labelled(batch)
-            logits = self(batch)
             metrics.update(logits, batch.labels, _sum(self.losses(logits, batch.labels)))
+        return Predictions(batch.paths, logits, batch.seconds, batch.failures)
 
     def _log_training(self, logits: Tensor, labels: Tensor, terms: dict[str, Tensor]) -> None:
         """Log means over the epoch, and the loss of this step to the progress bar alone."""

@@ -17,9 +17,10 @@ from typing_extensions import override
 
 from datamodules.clip import ClipBatch
 from lightning_modules.agreement import (
-    check_data,
+    check_classes,
     check_labelled,
     check_same_classes,
+    check_streams,
     num_classes_of,
     stream_of,
 )
@@ -121,23 +122,23 @@ class ScoreFusionModule(LightningModule):
     @override
     def on_validation_start(self) -> None:
         if not self.networks:
-            raise RuntimeError(
+            raise ValueError(
                 f"{type(self).__name__} has no networks: run `fit`, or give its own checkpoint (--ckpt_path)"
             )
 
     on_test_start = on_predict_start = on_validation_start
 
     @override
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        self._evaluate(batch, self.val_metrics, self.val_accuracies)
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:  # type: ignore[override]
+        return self._evaluate(batch, self.val_metrics, self.val_accuracies)
 
     @override
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val", self.val_metrics, self.val_accuracies)
 
     @override
-    def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        self._evaluate(batch, self.test_metrics, self.test_accuracies)
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:  # type: ignore[override]
+        return self._evaluate(batch, self.test_metrics, self.test_accuracies)
 
     @override
     def on_test_epoch_end(self) -> None:
@@ -188,9 +189,10 @@ class ScoreFusionModule(LightningModule):
     def _check_data(self) -> None:
         """Check the DataModule against the networks, once both are there."""
         if self.networks and self._trainer is not None:
-            num_classes = None if self.trainer.predicting else self.num_classes
             datamodule = getattr(self.trainer, "datamodule", None)
-            check_data(datamodule, streams=self.networks, num_classes=num_classes, classes=self.classes)
+            check_streams(datamodule, self.networks)
+            if not self.trainer.predicting:
+                check_classes(datamodule, self.num_classes, self.classes)
 
     def _fit(self) -> None:
         """Solve for the scales on all ranks alike."""
@@ -210,14 +212,15 @@ class ScoreFusionModule(LightningModule):
         _, first = np.unique(indices.cpu().numpy(), return_index=True)
         return indices[first], logits[first], labels[first]
 
-    def _evaluate(self, batch: ClipBatch, metrics: ClassificationMetrics, accuracies: AccuracyPerExit) -> None:
-        """Take in a batch, unless no video of it could be read."""
+    def _evaluate(self, batch: ClipBatch, metrics: ClassificationMetrics, accuracies: AccuracyPerExit) -> Predictions:
+        """Take in a batch, unless no video of it could be read; callbacks get the predictions."""
+        logits = self.stream_logits(batch)
+        fused = combine(logits, self.scales)
         if len(batch):
             check_labelled(batch)
-            logits = self.stream_logits(batch)
-            fused = combine(logits, self.scales)
             metrics.update(fused, batch.labels, F.cross_entropy(fused, batch.labels))
             accuracies.update(logits, batch.labels)
+        return Predictions(batch.paths, fused, batch.seconds, batch.failures)
 
     def _log_metrics(self, split: str, metrics: ClassificationMetrics, accuracies: AccuracyPerExit) -> None:
         for name, value in metrics.compute().items():

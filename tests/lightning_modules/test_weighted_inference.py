@@ -230,7 +230,7 @@ def test_a_missing_source_is_named(tmp_path: Path, sources: dict[str, str]) -> N
 
 def test_testing_before_fitting_is_refused(tmp_path: Path, sources: dict[str, str]) -> None:
     for verb in ("validate", "test", "predict"):
-        with pytest.raises(RuntimeError, match="has no networks: run `fit`"):
+        with pytest.raises(ValueError, match="has no networks: run `fit`"):
             getattr(make_trainer(tmp_path), verb)(ScoreFusionModule(sources), Clips())
 
 
