@@ -201,9 +201,10 @@ class ScoreFusionModule(LightningModule):
         logits = logits.transpose(0, 1)
         with torch.no_grad():
             self.scales.copy_(fit_scales(logits, labels, l1=self.l1, non_negative=self.non_negative))
-        self.log("train/loss", F.cross_entropy(combine(logits, self.scales.detach()), labels), sync_dist=True)
-        for stream, scale in zip(self.networks, self.scales.detach(), strict=True):
-            self.log(f"train/scale/{stream}", scale, sync_dist=True)
+        loss = F.cross_entropy(combine(logits, self.scales.detach()), labels)
+        scales = zip(self.networks, self.scales.detach().clone(), strict=True)
+        values = {"train/loss": loss} | {f"train/scale/{stream}": scale for stream, scale in scales}
+        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
     def _gather(self) -> tuple[Tensor, Tensor, Tensor]:
         """What all ranks gathered, each video once, by index: (N,), logits (N, K, C), labels (N,)."""
