@@ -161,6 +161,10 @@ class ScoreFusionModule(LightningModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint[STATE]
+        if state["configs"].keys() != self.sources.keys():
+            raise ValueError(
+                f"the checkpoint fuses {list(state['configs'])}, `model.init_args.networks` names {list(self.sources)}"
+            )
         networks = {stream: freeze(build_network(config)) for stream, config in state["configs"].items()}
         self._adopt(networks, state["configs"], state["classes"])
         self.gathered = [tuple(state["gathered"])] if state["gathered"] else []

@@ -162,6 +162,14 @@ def test_a_checkpoint_is_whole(tmp_path: Path, sources: dict[str, str]) -> None:
     assert not any(parameter.requires_grad for parameter in rebuilt.networks.parameters())
 
 
+def test_a_checkpoint_of_other_streams_is_refused(tmp_path: Path, sources: dict[str, str]) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.fit(ScoreFusionModule(sources), Clips())
+    path = trainer.checkpoint_callback.best_model_path
+    with pytest.raises(ValueError, match=r"the checkpoint fuses \['mv', 'iframe'\], .* names \['mv'\]"):
+        make_trainer(tmp_path).test(ScoreFusionModule({"mv": sources["mv"]}), Clips(), ckpt_path=path)
+
+
 def test_networks_stay_as_they_are(tmp_path: Path, sources: dict[str, str]) -> None:
     module = ScoreFusionModule(sources)
     make_trainer(tmp_path, max_epochs=2).fit(module.train(), Clips())
