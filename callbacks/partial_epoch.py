@@ -96,7 +96,7 @@ def _metric_states(module: pl.LightningModule) -> dict[str, State]:
 
 
 def _restore_metrics(module: pl.LightningModule, saved: dict[str, State]) -> None:
-    metrics = dict(module.named_modules())
+    metrics = {name: metric for name, metric in module.named_modules() if isinstance(metric, Metric)}
     for name, state in saved.items():
         metric = metrics[name]
         metric._update_count = state["count"]

@@ -39,13 +39,30 @@ def _moving_square(random: np.random.Generator, speed: int) -> list[np.ndarray]:
 
 
 @pytest.fixture
-def tiny_config(tiny_videos: Path, tmp_path: Path) -> Path:
-    """A configuration of two epochs of five steps, with shuffling, augmentation and dropout."""
+def tiny_config(write_tiny_config: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """The tiny configuration, for a run in `tmp_path / "run"`."""
+    return write_tiny_config(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def write_tiny_config(tiny_videos: Path) -> Callable[[Path], Path]:
+    """Write `config.yaml` into a folder, for a run in its subfolder `run`; returns its path."""
+
+    def write(folder: Path) -> Path:
+        path = folder / "config.yaml"
+        path.write_text(yaml.safe_dump(_tiny_config(tiny_videos, folder / "run")))
+        return path
+
+    return write
+
+
+def _tiny_config(videos: Path, run_dir: Path) -> dict[str, object]:
+    """Two epochs of five steps, with shuffling, augmentation and dropout."""
     network = {"num_classes": 2, "in_channels": 3, "width": 4, "input_norm": True, "dropout": 0.5}
     optimizer = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}}
     scheduler = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 2}}
-    config = {
-        "run_dir": str(tmp_path / "run"),
+    return {
+        "run_dir": str(run_dir),
         "checkpoint_every_n_steps": 2,
         "model": {
             "class_path": "lightning_modules.recognition.RecognitionModule",
@@ -61,7 +78,7 @@ def tiny_config(tiny_videos: Path, tmp_path: Path) -> Path:
             "init_args": {
                 "annotations": {
                     "class_path": "datamodules.annotations.ClassFolders",
-                    "init_args": {"root": str(tiny_videos)},
+                    "init_args": {"root": str(videos)},
                 },
                 "streams": ["residual"],
                 "num_segments": 2,
@@ -77,9 +94,6 @@ def tiny_config(tiny_videos: Path, tmp_path: Path) -> Path:
             "num_sanity_val_steps": 0,
         },
     }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 @pytest.fixture(scope="session")

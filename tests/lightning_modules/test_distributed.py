@@ -1,0 +1,95 @@
+"""Two processes on one machine, by the command line: what they compute is what one computes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from callbacks.csv_log import read_rows
+
+STREAMKD = Path(sys.executable).with_name("streamkd")
+TWO_RANKS = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
+
+
+def run(*args: object) -> str:
+    """Run the installed command as a user would; it must succeed. Returns what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [str(STREAMKD), *map(str, args)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def weights(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    checkpoint: dict[str, Any] = torch.load(run_dir / "checkpoints" / f"{name}.ckpt")
+    return checkpoint["state_dict"]
+
+
+BF16 = ("--trainer.precision", "bf16-mixed")
+
+
+def test_two_ranks_fit_in_bf16_and_validate_each_video_once(tiny_config: Path, tmp_path: Path) -> None:
+    run("fit", "--config", tiny_config, *TWO_RANKS, *BF16, "--trainer.max_epochs", 1)
+    (row,) = [row for row in read_rows(tmp_path / "run" / "metrics.csv") if row["val/num_videos"]]
+    assert float(row["val/num_videos"]) == 6
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 2  # five videos a rank
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_where_they_were(tiny_config: Path, tmp_path: Path) -> None:
+    """Extended from one epoch to two, a run equals one of two epochs: sums of both ranks are in the checkpoint."""
+    command = ("fit", "--config", tiny_config, *TWO_RANKS)
+    run(*command, "--trainer.max_epochs", 1)
+    assert "resuming from" in run(*command)
+    run(*command, "--run_dir", tmp_path / "undisturbed")
+    torch.testing.assert_close(weights(tmp_path / "run"), weights(tmp_path / "undisturbed"), rtol=0, atol=0)
+    texts = [(tmp_path / name / "metrics.csv").read_text() for name in ("run", "undisturbed")]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.slow
+def test_one_rank_and_two_test_and_validate_alike(tiny_config: Path, tmp_path: Path) -> None:
+    """Five test videos: two ranks share them three to two."""
+    run("fit", "--config", tiny_config)
+    reports: dict[str, list[dict[str, Any]]] = {"test": [], "validate": []}
+    for verb, ranks in ((verb, ranks) for verb in reports for ranks in ((), TWO_RANKS)):
+        run(verb, "--config", tiny_config, *ranks)
+        reports[verb].append(json.loads((tmp_path / "run" / f"{verb}.json").read_text()))
+    for one, two in reports.values():
+        assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-6)
+        assert two["num_videos"] == one["num_videos"]
+        assert two["confusion"] == one["confusion"]
+
+
+@pytest.mark.slow
+def test_one_rank_and_two_train_alike_at_equal_global_batch(tiny_config: Path, tmp_path: Path) -> None:
+    """Ten steps without dropout and with BatchNorm in eval: two videos on one rank, one on each of two."""
+    alike = ("--model.init_args.network.init_args.dropout", 0, "--model.init_args.freeze_batch_norm", "true")
+    for name, ranks, batch_size in (("one", (), 2), ("two", TWO_RANKS, 1)):
+        options = ("--run_dir", tmp_path / name, "--data.init_args.batch_size", batch_size)
+        run("fit", "--config", tiny_config, *alike, *ranks, *options)
+    assert torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt")["global_step"] == 10
+    torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_predictions_of_two_ranks_are_one_list(tiny_config: Path, tiny_videos: Path, tmp_path: Path) -> None:
+    run("fit", "--config", tiny_config, "--trainer.max_epochs", 1)
+    paths = f"[{tiny_videos / 'test'}]"
+    predictions = tmp_path / "run" / "predictions.jsonl"
+    written = []
+    for ranks in ((), TWO_RANKS):
+        run("predict", "--config", tiny_config, *ranks, "--data.init_args.predict_paths", paths)
+        written.append([json.loads(line) for line in predictions.read_text().splitlines()])
+    one, two = written
+    assert [line["path"] for line in two] == [line["path"] for line in one]
+    assert len(one) == 5
+    for ours, theirs in zip(two, one, strict=True):
+        first, second = ours["top"][0], theirs["top"][0]
+        assert first["class"] == second["class"]
+        assert first["probability"] == pytest.approx(second["probability"], abs=1e-5)
