@@ -67,7 +67,9 @@ class PredictionWriter(pl.Callback):
             return
         with atomic_write(self.path) as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        Console().print(_table(records[: self.table_rows]))
+        console = Console()
+        console = console if console.is_terminal else Console(width=160)
+        console.print(_table(records[: self.table_rows]))
         print(f"{len(records)} predictions in {self.path}", flush=True)
 
 

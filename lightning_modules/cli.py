@@ -30,6 +30,7 @@ OUR_PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 QUIET_WARNINGS = (
     r".*LeafSpec.*deprecated",
     r".*does not have many workers",
+    r".*smaller than the logging interval",  # metrics are logged at the ends of epochs as well
     r"Found \d+ module\(s\) in eval mode",  # frozen networks are meant to be
     r".*callbacks used to create the checkpoint need to be provided",  # those of fit, at test
 )
