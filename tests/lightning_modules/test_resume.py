@@ -51,8 +51,7 @@ class Kill(Callback):
         self.event("epoch end")
 
     def on_fit_end(self, *args):
-        if self.at < 0:
-            self.marker.write_text("\\n".join(self.events))
+        Path(f"{self.marker}.events").write_text("\\n".join(self.events))
 '''
 
 
@@ -60,7 +59,10 @@ class Kill(Callback):
 def run_with_kill(
     tmp_path: Path, tiny_config: Path, streamkd: Callable[..., int | None], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., dict[str, Any]]:
-    """Fit in `name`, killed at event `at` (-1: never) and started again until it is done; returns what it left."""
+    """Fit in `name`, killed at event `at` (-1: never) and started again.
+
+    Returns what it left, and the events of its last process.
+    """
     (tmp_path / "killer.py").write_text(KILLER)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -72,9 +74,9 @@ def run_with_kill(
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config))
         command = ("fit", "--config", path, *options)
-        assert streamkd(*command) == (0 if at < 0 else -9), marker.read_text()
-        assert at < 0 or streamkd(*command) == 0, marker.read_text()
-        return {"events": marker.read_text().splitlines(), **_left_by(tmp_path / name)}
+        assert streamkd(*command) == (0 if at < 0 else -9)
+        assert at < 0 or streamkd(*command) == 0, f"resuming failed after: {marker.read_text()}"
+        return {"events": Path(f"{marker}.events").read_text().splitlines(), **_left_by(tmp_path / name)}
 
     return run
 
@@ -106,5 +108,23 @@ def test_fit_killed_at_the_first_a_middle_and_a_boundary_step_equals_an_undistur
     events = undisturbed["events"]
     middle = [i for i, event in enumerate(events) if event == "batch start"][3]
     boundary = events.index("after last.ckpt", events.index("validation"))
-    for name, at in {"first": 0, "middle": middle, "boundary": boundary}.items():
-        assert_same(run_with_kill(name, at), undisturbed)
+    for name, at, steps_to_go in (("first", 0, 10), ("middle", middle, 8), ("boundary", boundary, 5)):
+        resumed = run_with_kill(name, at)
+        assert_same(resumed, undisturbed)
+        assert resumed["events"].count("batch start") == steps_to_go
+
+
+@pytest.mark.slow
+def test_fit_killed_at_every_event_equals_an_undisturbed_one(run_with_kill: Callable[..., dict[str, Any]]) -> None:
+    """Before and after every step, validation batch and save: some fifty places."""
+    undisturbed = run_with_kill("undisturbed")
+    for at in range(len(undisturbed["events"])):
+        assert_same(run_with_kill(f"killed at {at}", at), undisturbed)
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(run_with_kill: Callable[..., dict[str, Any]]) -> None:
+    """A resume with two workers equals an undisturbed run with none."""
+    undisturbed = run_with_kill("undisturbed")
+    middle = [i for i, event in enumerate(undisturbed["events"]) if event == "batch start"][7]
+    assert_same(run_with_kill("workers", middle, "--data.init_args.num_workers", 2), undisturbed)
