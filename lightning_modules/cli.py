@@ -51,6 +51,7 @@ class Command:
 
 COMMANDS = {
     "demo-data": Command("datamodules.demo.make_demo_data", "Make the demo's videos."),
+    "reencode": Command("datamodules.prepare.reencode_video", "Re-encode a video whose vectors cannot be read."),
     "report": Command("lightning_modules.report.write_report", "Write one HTML page about finished runs."),
 }
 

@@ -38,7 +38,7 @@ Colorspace = Literal["bt601", "tagged"]
 
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 _VECTOR_STREAMS = frozenset({"mv", "residual"})
-_REENCODE = "re-encode it: streamkd reencode {path} clip.mp4"
+_REENCODE = "re-encode it: streamkd reencode --source {path} --target clip.mp4"
 
 
 @dataclass
