@@ -18,7 +18,7 @@ class PlainProgress(ProgressBar):
     def __init__(self, interval: float = 20.0) -> None:
         super().__init__()
         self.interval = interval
-        self._printed = time.monotonic()
+        self._started = self._printed = time.monotonic()
         self._enabled = True
 
     @override
@@ -31,14 +31,14 @@ class PlainProgress(ProgressBar):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._printed = time.monotonic()
+        self._started = self._printed = time.monotonic()
 
     @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if time.monotonic() - self._printed >= self.interval:
-            self._print(trainer, pl_module, f"batch {batch_idx + 1}/{self.total_train_batches}")
+            self._print(trainer, pl_module, f"batch {batch_idx + 1}/{trainer.num_training_batches}")
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -87,7 +87,9 @@ class PlainProgress(ProgressBar):
     def _print(self, trainer: pl.Trainer, pl_module: pl.LightningModule, where: str) -> None:
         metrics = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if k != "v_num"}
         values = " ".join(f"{name} {_short(value)}" for name, value in metrics.items())
-        self._write(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} {where} {values}".rstrip())
+        seconds = time.monotonic() - self._started
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._write(" ".join(filter(None, [epoch, where, values, f"({seconds:.0f} s)"])))
 
     def _write(self, line: str) -> None:
         self._printed = time.monotonic()

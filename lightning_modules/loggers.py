@@ -3,7 +3,7 @@
 import os
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -14,8 +14,13 @@ from lightning_modules.run_directory import RunDirectory, RunError
 LoggerName = Literal["tensorboard", "wandb"]
 
 
-def make_logger(name: LoggerName, run: RunDirectory) -> Logger:
+def make_logger(name: LoggerName, run: RunDirectory, config: dict[str, Any]) -> Logger:
     """A logger that writes under the run directory and continues when the run is resumed.
+
+    Args:
+        name: which.
+        run: where.
+        config: the run's configuration, for trackers that show it.
 
     Raises:
         RunError: if its package is not installed.
@@ -23,20 +28,27 @@ def make_logger(name: LoggerName, run: RunDirectory) -> Logger:
     makers = {"tensorboard": _tensorboard, "wandb": _wandb}
     packages = {"tensorboard": "streamkd[tensorboard]", "wandb": "wandb"}
     try:
-        return makers[name](run)
+        return makers[name](run, config)
     except ModuleNotFoundError as error:
         raise RunError(f"logger: {name} needs a package: pip install '{packages[name]}' ({error})") from error
 
 
-def _tensorboard(run: RunDirectory) -> Logger:
+def _tensorboard(run: RunDirectory, config: dict[str, Any]) -> Logger:
     return TensorBoardLogger(run.path, name="", version="tensorboard", default_hp_metric=False)
 
 
-def _wandb(run: RunDirectory) -> Logger:
+def _wandb(run: RunDirectory, config: dict[str, Any]) -> Logger:
     """Project from WANDB_PROJECT; WANDB_MODE=offline keeps everything local."""
     project = os.environ.get("WANDB_PROJECT", "streamkd")
     run.path.mkdir(parents=True, exist_ok=True)
-    return WandbLogger(name=run.path.name, save_dir=run.path, project=project, id=_wandb_id(run), resume="allow")
+    return WandbLogger(
+        name=run.path.name,
+        save_dir=run.path,
+        project=project,
+        id=_wandb_id(run),
+        resume="allow",
+        config=config,
+    )
 
 
 def _wandb_id(run: RunDirectory) -> str | None:

@@ -129,9 +129,10 @@ class TrainerCLI(LightningCLI):
             file.write(config)
 
     def _config_to_save(self) -> str:
-        config = self.config.fit.clone()
+        """The whole configuration of the verb as YAML, but for what concerns one process of the run only."""
+        config = self.config[self.subcommand].clone()
         config.overwrite, config.ckpt_path = False, None
-        return self._parser("fit").dump(config, skip_none=False)
+        return self._parser(self.subcommand).dump(config, skip_none=False)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -148,11 +149,12 @@ class TrainerCLI(LightningCLI):
 
     def _loggers(self, given: Any) -> list[Logger]:
         """metrics.csv for fit, those of the key `logger`, and the Trainer's own."""
-        names = _as_list(self.option("logger"))
         if self.option("trainer.fast_dev_run"):
             return []
         own: list[Logger] = [CsvLog(self.run_directory.path)] if self.subcommand == "fit" else []
-        named = [make_logger(name, self.run_directory) for name in names] if self.subcommand != "predict" else []
+        names = _as_list(self.option("logger")) if self.subcommand != "predict" else []
+        config = yaml.safe_load(self._config_to_save()) if names else {}
+        named = [make_logger(name, self.run_directory, config) for name in names]
         return [*own, *named, *(_as_list(given) if not isinstance(given, bool) else [])]
 
     def _callbacks(self, trainer: Namespace) -> list[pl.Callback]:
