@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
@@ -80,7 +82,7 @@ class ClipReader:
             clips = self.sampler.draw(video.num_frames, motion=self.motion, rng=rng)
             geometries = self._geometries(video, rng)
             places = [[self._place(int(frame), video) for frame in clip] for clip in clips]
-            frames = {place: self._read(video, place) for place in sorted({p for clip in places for p in clip})}
+            frames = self._read(video, {place for clip in places for place in clip})
         clip_frames = [[frames[place] for place in clip] for clip in places]
         return {stream: self._views(stream, clip_frames, geometries) for stream in self.sizes}
 
@@ -96,15 +98,20 @@ class ClipReader:
         gop, position = frame_to_gop(frame, video.gops)
         return gop, position if "rgb" in self.sizes else 0
 
-    def _read(self, video: CompressedVideo, place: tuple[int, int]) -> Frames:
-        gop, position = place
-        return video.read(
-            gop=gop,
-            position=position,
-            streams=tuple(self.sizes),  # type: ignore[arg-type]  # checked by the data module
-            reference=self.reference,
-            colorspace=self.colorspace,
-        )
+    def _read(self, video: CompressedVideo, places: set[tuple[int, int]]) -> dict[tuple[int, int], Frames]:
+        """Frames at each (gop, position), from one decode of each GOP."""
+        frames: dict[tuple[int, int], Frames] = {}
+        for gop, group in groupby(sorted(places), key=itemgetter(0)):
+            positions = [position for _, position in group]
+            read = video.read_positions(
+                gop=gop,
+                positions=positions,
+                streams=tuple(self.sizes),  # type: ignore[arg-type]  # checked by the data module
+                reference=self.reference,
+                colorspace=self.colorspace,
+            )
+            frames |= {(gop, position): found for position, found in zip(positions, read, strict=True)}
+        return frames
 
     def _views(self, stream: str, clips: Sequence[Sequence[Frames]], geometries: Sequence[Geometry]) -> Tensor:
         size = self.sizes[stream]

@@ -10,7 +10,7 @@ Representations as in Wu et al., "Compressed Video Action Recognition", CVPR 201
 """
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from types import TracebackType
@@ -56,6 +56,11 @@ class Frames:
     mv: np.ndarray | None = None
     residual: np.ndarray | None = None
     rgb: np.ndarray | None = None
+
+    def at(self, number: int) -> "Frames":
+        """The streams of one of several positions; the I-frame is the same for all."""
+        pick = {name: None if array is None else array[number] for name, array in vars(self).items()}
+        return Frames(**{**pick, "iframe": self.iframe})
 
     def __repr__(self) -> str:
         arrays = ((field.name, getattr(self, field.name)) for field in fields(self))
@@ -124,18 +129,30 @@ class CompressedVideo:
             IndexError: no such GOP or position.
             ValueError: an unknown stream, reference or colorspace, or vectors asked for at position 0.
         """
-        wanted = self._check(gop, streams)
-        _check_choices(reference=(reference, Reference), colorspace=(colorspace, Colorspace))
-        length = self.gops[gop].length
-        if not 0 <= position < length:
-            raise IndexError(f"position {position}: GOP {gop} has positions 0 to {length - 1}")
-        if position == 0 and wanted & _VECTOR_STREAMS:
-            raise ValueError("position 0 is the I-frame: motion vectors and residuals begin at position 1")
-        last = position if wanted - {"iframe"} else 0
-        collector = _Collector(self.index, wanted, reference, colorspace, num_vectors=1, num_rgb=1)
+        return self.read_positions(gop, [position], streams=streams, reference=reference, colorspace=colorspace)[0]
+
+    def read_positions(
+        self,
+        gop: int,
+        positions: Sequence[int],
+        *,
+        streams: Collection[Stream] = ("iframe", "mv", "residual"),
+        reference: Reference = "iframe",
+        colorspace: Colorspace = "bt601",
+    ) -> list[Frames]:
+        """Reads `streams` at several positions of one GOP, in any order, from one decode up to the last of them.
+
+        Other arguments and errors as in `read`; no positions are a `ValueError`.
+        """
+        wanted = self._check(gop, streams, reference, colorspace)
+        self._check_positions(gop, positions, wanted)
+        order = sorted(set(positions))
+        last = order[-1] if wanted - {"iframe"} else 0
+        collector = _Collector(self.index, wanted, reference, colorspace, num_vectors=len(order), num_rgb=len(order))
         for number, frame in self._decode(gop, last + 1, wanted):
-            collector.add(frame, emit=number == position)
-        return collector.frames(single=True)
+            collector.add(frame, emit=number in order)
+        frames = collector.frames()
+        return [frames.at(order.index(position)) for position in positions]
 
     def read_gop(
         self,
@@ -149,13 +166,12 @@ class CompressedVideo:
 
         Arguments and errors as in `read`.
         """
-        wanted = self._check(gop, streams)
-        _check_choices(reference=(reference, Reference), colorspace=(colorspace, Colorspace))
+        wanted = self._check(gop, streams, reference, colorspace)
         count = self.gops[gop].length if wanted - {"iframe"} else 1
         collector = _Collector(self.index, wanted, reference, colorspace, num_vectors=count - 1, num_rgb=count)
         for _, frame in self._decode(gop, count, wanted):
             collector.add(frame, emit=True)
-        return collector.frames(single=False)
+        return collector.frames()
 
     def close(self) -> None:
         """Closes the file; a later read opens it again."""
@@ -180,7 +196,8 @@ class CompressedVideo:
             f"{self.num_frames} frames in {len(self.gops)} GOPs)"
         )
 
-    def _check(self, gop: int, streams: Collection[Stream]) -> frozenset[str]:
+    def _check(self, gop: int, streams: Collection[Stream], reference: str, colorspace: str) -> frozenset[str]:
+        _check_choices(reference=(reference, Reference), colorspace=(colorspace, Colorspace))
         wanted = frozenset(streams)
         if not wanted or not wanted <= set(STREAMS):
             raise ValueError(f"streams {sorted(wanted)}: expected some of {', '.join(STREAMS)}")
@@ -193,6 +210,16 @@ class CompressedVideo:
         if "rgb" in wanted and set(self.gops[gop].frame_types) - {"I", "P"}:
             self._refuse(f"frame types {self.gops[gop].frame_types} where plain frames need I and P")
         return wanted
+
+    def _check_positions(self, gop: int, positions: Sequence[int], wanted: frozenset[str]) -> None:
+        length = self.gops[gop].length
+        for position in positions:
+            if not 0 <= position < length:
+                raise IndexError(f"position {position}: GOP {gop} has positions 0 to {length - 1}")
+            if position == 0 and wanted & _VECTOR_STREAMS:
+                raise ValueError("position 0 is the I-frame: motion vectors and residuals begin at position 1")
+        if not positions:
+            raise ValueError("expected at least one position, came none")
 
     def _refuse(self, reason: str) -> None:
         raise UnreadableVideoError(self.path, reason, _REENCODE.format(path=self.path))
@@ -302,9 +329,9 @@ class _Collector:
             self._num_rgb += 1
         self._previous = picture
 
-    def frames(self, *, single: bool) -> Frames:
-        """What was kept; of a single position without the leading dimension."""
-        arrays = {name: array[0] if single else array for name, array in self._arrays.items()}
+    def frames(self) -> Frames:
+        """What was kept, positions along a leading dimension."""
+        arrays = dict(self._arrays)
         if "iframe" in self._wanted and self._iframe is not None:
             arrays["iframe"] = np.empty((*self._sources.shape, 3), np.uint8)
             self._iframe.copy_rgb(arrays["iframe"])

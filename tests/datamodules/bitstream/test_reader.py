@@ -131,6 +131,20 @@ def test_single_reads_equal_whole_gop(clip):
                 assert (one.iframe is None) == ("iframe" not in streams)
 
 
+def test_several_positions_of_one_decode(clip):
+    order = [7, 2, 11, 2]
+    streams = ("iframe", "mv", "residual", "rgb")
+    with CompressedVideo(clip) as video:
+        for reference in ("iframe", "previous"):
+            together = video.read_positions(1, order, streams=streams, reference=reference)
+            for position, frames in zip(order, together, strict=True):
+                one = video.read(gop=1, position=position, streams=streams, reference=reference)
+                for name in streams:
+                    np.testing.assert_array_equal(getattr(frames, name), getattr(one, name))
+        with pytest.raises(ValueError, match="at least one position"):
+            video.read_positions(1, [])
+
+
 def test_known_translation_is_recovered(tmp_path):
     texture = np.repeat(np.repeat(np.random.default_rng(1).integers(0, 256, (40, 80, 3), np.uint8), 4, 0), 4, 1)
     frames = [texture[t : t + 96, 3 * t : 3 * t + 128] for t in range(10)]
