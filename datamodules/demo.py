@@ -1,7 +1,7 @@
 """Procedurally made actions, encoded to real MPEG-4 files: the data of `make demo`.
 
     root/{train,val,test}/<class>/<split>_scene<number>_<index>.mp4
-    root/manifest.json          the parameters, and whether the set is complete
+    root/manifest.json          the parameters, once all videos are there (until then `manifest.pending.json`)
 
 Classes (`demo_scenes.ACTIONS`) say how an actor moves, which shape it has, and on what floor: six motions (spinning,
 sliding, bouncing, swinging, pulsing, circling) by two. Four motions are each shared by two classes that differ in
@@ -38,6 +38,7 @@ SPLITS = ("train", "val", "test")
 VIDEOS_PER_SCENE = 5
 GOP_SIZE = 12
 _MANIFEST = "manifest.json"
+_PENDING = "manifest.pending.json"
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,13 @@ def make_demo_data(
     """
     parameters = DemoParameters(num_train, num_val, num_test, seed, num_frames, size, quality)
     root = Path(root)
-    if _open_manifest(root, parameters):
+    if _is_complete(root, parameters):
         return
+    _write_manifest(root / _PENDING, parameters)
     missing = [video for video in parameters.videos() if not (root / video.path).exists()]
     _write_videos(root, parameters, missing, num_workers or os.cpu_count() or 1)
-    _write_manifest(root, parameters, complete=True)
+    _write_manifest(root / _MANIFEST, parameters)
+    (root / _PENDING).unlink()
 
 
 def _write_videos(root: Path, parameters: DemoParameters, videos: list[DemoVideo], num_workers: int) -> None:
@@ -157,16 +160,15 @@ def _write_video(root: Path, parameters: DemoParameters, video: DemoVideo) -> No
     encode_frames(frames, root / video.path, gop_size=GOP_SIZE, quality=parameters.quality)
 
 
-def _open_manifest(root: Path, parameters: DemoParameters) -> bool:
-    """Whether the data set at `root` is complete; starts a new one in an empty folder."""
-    path = root / _MANIFEST
-    if path.exists():
-        manifest = json.loads(path.read_text())
-        _check_parameters(root, manifest["parameters"], asdict(parameters))
-        return manifest["complete"]
+def _is_complete(root: Path, parameters: DemoParameters) -> bool:
+    """Whether `root` holds the data set; refuses another one's folder, and a folder of other things."""
+    for name in (_MANIFEST, _PENDING):
+        if (root / name).exists():
+            found = json.loads((root / name).read_text())["parameters"]
+            _check_parameters(root, found, asdict(parameters))
+            return name == _MANIFEST
     if root.exists() and any(root.iterdir()):
         raise ValueError(f"{root}: expected an empty folder or a demo data set; choose another --root")
-    _write_manifest(root, parameters, complete=False)
     return False
 
 
@@ -179,12 +181,11 @@ def _check_parameters(root: Path, found: dict[str, int], asked: dict[str, int]) 
             )
 
 
-def _write_manifest(root: Path, parameters: DemoParameters, *, complete: bool) -> None:
+def _write_manifest(path: Path, parameters: DemoParameters) -> None:
     manifest = {
-        "complete": complete,
         "parameters": asdict(parameters),
         "classes": [action.name for action in ACTIONS],
         "num_videos": sum(1 for _ in parameters.videos()),
     }
-    with written_whole(root / _MANIFEST) as path:
-        path.write_text(json.dumps(manifest, indent=2) + "\n")
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2) + "\n")

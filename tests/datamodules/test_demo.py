@@ -101,7 +101,9 @@ def test_an_interrupted_run_is_completed(demo: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(DemoVideo, "render", until_killed)
     with pytest.raises(KeyboardInterrupt):
         make_demo_data(tmp_path, **SMALL, num_workers=1)
-    assert not json.loads((tmp_path / "manifest.json").read_text())["complete"]
+    assert not (tmp_path / "manifest.json").exists()
+    with pytest.raises(ValueError, match="seed"):
+        make_demo_data(tmp_path, **SMALL, seed=1)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
     assert len(kept) == 13 + 2
 
@@ -109,8 +111,8 @@ def test_an_interrupted_run_is_completed(demo: Path, tmp_path: Path, monkeypatch
     make_demo_data(tmp_path, **SMALL, num_workers=1)
     assert digests(tmp_path) == digests(demo)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert (manifest["complete"], manifest["num_videos"]) == (True, 30)
+    assert json.loads((tmp_path / "manifest.json").read_text())["num_videos"] == 30
+    assert [path.name for path in tmp_path.glob("manifest*")] == ["manifest.json"]
 
 
 def test_a_complete_set_is_left_alone(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
