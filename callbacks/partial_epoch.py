@@ -2,7 +2,8 @@
 
 A checkpoint of Lightning holds neither the running sums of `self.log(..., on_epoch=True)` nor the state of
 torchmetrics, so `train/top1` of a resumed epoch would count its second half only. And it is written a moment before
-the row of its own step is logged: a kill in between would lose that row. This callback carries both.
+the row of its own step is logged, and before ReduceLROnPlateau hears of the epoch: a kill in between would lose both.
+This callback carries all of it.
 """
 
 from typing import Any
@@ -22,15 +23,16 @@ class PartialEpoch(pl.Callback):
     """Saves and restores running training metrics and the row about to be logged.
 
     Each rank has its own sums; they are gathered into the checkpoint, and restored if the number of ranks is the
-    same. Runs on `on_save_checkpoint`, `on_load_checkpoint` and after the first batch of a resumed epoch, when
-    Lightning has made the sums anew. Reads two private parts of Lightning: the fit loop's `_results` and
-    `trainer._logger_connector`.
+    same. Runs on `on_save_checkpoint`, `on_load_checkpoint`, `on_train_start`, and after the first batch of a resumed
+    epoch, when Lightning has made the sums anew. Uses private parts of Lightning, since there are no others: the
+    epoch loop's `_results` and `_update_learning_rates`, and `trainer._logger_connector`.
     """
 
     KEY = "partial_epoch"
 
     def __init__(self) -> None:
         self._sums: dict[str, State] = {}
+        self._epoch_metrics: dict[str, Tensor] = {}
 
     @override
     def on_save_checkpoint(
@@ -40,7 +42,12 @@ class PartialEpoch(pl.Callback):
         state: State = {"metrics": {}, "sums": {}}
         if not _epoch_is_over(trainer):
             state = {"metrics": _metric_states(pl_module), "sums": _running_sums(trainer)}
-        checkpoint[self.KEY] = {"row": row, "ranks": _gather(trainer, state)}
+        epoch_metrics = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
+        checkpoint[self.KEY] = {
+            "row": row,
+            "ranks": _gather(trainer, state),
+            "epoch_metrics": epoch_metrics if _epoch_is_over(trainer) else {},
+        }
 
     @override
     def on_load_checkpoint(
@@ -49,11 +56,19 @@ class PartialEpoch(pl.Callback):
         if trainer.state.fn != "fit" or self.KEY not in checkpoint:
             return
         saved = checkpoint[self.KEY]
+        self._epoch_metrics = saved["epoch_metrics"]
         _log_row(trainer, saved["row"])
         if len(saved["ranks"]) == trainer.world_size:
             state = saved["ranks"][trainer.global_rank]
             _restore_metrics(pl_module, state["metrics"])
             self._sums = state["sums"]
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._epoch_metrics:
+            trainer._logger_connector._callback_metrics.update(self._epoch_metrics)
+            trainer.fit_loop.epoch_loop._update_learning_rates("epoch", update_plateau_schedulers=True)
+            self._epoch_metrics = {}
 
     @override
     def on_train_batch_end(
@@ -62,6 +77,11 @@ class PartialEpoch(pl.Callback):
         if self._sums:
             _add_sums(trainer, self._sums)
             self._sums = {}
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Else Lightning keeps the resumed epoch's metric from ReduceLROnPlateau.
+        trainer.fit_loop._restarting = False
 
 
 def _epoch_is_over(trainer: pl.Trainer) -> bool:

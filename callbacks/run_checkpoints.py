@@ -43,6 +43,7 @@ class RunCheckpoints(Checkpoint):
         self.mode = mode
         self.every_n_steps = every_n_steps
         self.best_score: float | None = None
+        self.stopped = False
         self.seconds_before = 0.0
         self._started = time.perf_counter()
         self._step = 0
@@ -55,11 +56,12 @@ class RunCheckpoints(Checkpoint):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score, "seconds": self.seconds}
+        return {"best_score": self.best_score, "stopped": self.stopped, "seconds": self.seconds}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score = state_dict["best_score"]
+        self.stopped = state_dict["stopped"]
         self.seconds_before = state_dict["seconds"]
 
     @override
@@ -71,6 +73,7 @@ class RunCheckpoints(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
         self._step = trainer.global_step
+        trainer.should_stop = trainer.should_stop or self.stopped
 
     @override
     def on_train_batch_end(
@@ -91,6 +94,7 @@ class RunCheckpoints(Checkpoint):
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.stopped = trainer.should_stop  # an early stop that Lightning forgets
         self._save_if_best(trainer)
         self._save(trainer, self.last)
 

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -36,8 +37,9 @@ class Points(TensorDataset):
 class Classifier(pl.LightningModule):
     """Dropout, a torchmetric, and logged values reduced over the epoch by mean, sum, maximum and minimum."""
 
-    def __init__(self) -> None:
+    def __init__(self, schedule: str) -> None:
         super().__init__()
+        self.schedule = schedule
         torch.manual_seed(0)
         self.layers = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2))
         self.top1 = MulticlassAccuracy(2)
@@ -57,7 +59,12 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), 0.05)
-        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)]
+        schedules = torch.optim.lr_scheduler
+        if self.schedule == "plateau":
+            plateau = schedules.ReduceLROnPlateau(optimizer, mode="min", patience=0, threshold=10.0)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "train/loss"}}
+        cosine = schedules.CosineAnnealingLR(optimizer, 12)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": self.schedule}}
 
 
 class Stop(pl.Callback):
@@ -87,12 +94,14 @@ class Stop(pl.Callback):
 
 def fit(folder: Path, *, stop_at: int = -1, resume: bool = False, every_n_steps: int = 1, **options: Any) -> Stop:
     """Fit in `folder`, from its last checkpoint if `resume` and there is one."""
-    stop = Stop(stop_at)
+    stop, module = Stop(stop_at), Classifier(options.pop("schedule", "epoch"))
     checkpoints = RunCheckpoints(folder, monitor=options.pop("monitor", "val/top1"), every_n_steps=every_n_steps)
+    patience = options.pop("patience", None)
+    early = [EarlyStopping("val/top1", mode="max", patience=patience)] if patience else []
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=CsvLog(folder),
-        callbacks=[stop, StepSeeds(7), PartialEpoch(), checkpoints],
+        callbacks=[stop, *early, StepSeeds(7), PartialEpoch(), checkpoints],
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
@@ -102,7 +111,7 @@ def fit(folder: Path, *, stop_at: int = -1, resume: bool = False, every_n_steps:
     train = ResumableDataLoader(data, batch_size=4, sampler=EpochSampler(16, shuffle=True))
     val = DataLoader(data, batch_size=8, sampler=EpochSampler(16, shuffle=False))
     last = str(checkpoints.last) if resume and checkpoints.last.exists() else None
-    trainer.fit(Classifier(), train, val, ckpt_path=last)
+    trainer.fit(module, train, val, ckpt_path=last)
     return stop
 
 
@@ -131,6 +140,9 @@ def left_in(folder: Path) -> dict[str, Any]:
                 {"check_val_every_n_epoch": None, "val_check_interval": 3},
                 {"limit_val_batches": 0, "monitor": None},
                 {"max_epochs": -1, "max_steps": 6},
+                {"schedule": "step", "every_n_steps": 3},
+                {"patience": 1, "max_epochs": 12, "every_n_steps": 3},
+                {"schedule": "plateau", "every_n_steps": 3, "max_epochs": 4},
             ]
         ),
     ],
