@@ -38,16 +38,14 @@ class PartialEpoch(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        row = _row_to_come(trainer)
         state: State = {"metrics": {}, "sums": {}}
-        if not _epoch_is_over(trainer):
+        epoch_metrics: dict[str, Tensor] = {}
+        if _epoch_is_over(trainer):
+            epoch_metrics = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
+        else:
             state = {"metrics": _metric_states(pl_module), "sums": _running_sums(trainer)}
-        epoch_metrics = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
-        checkpoint[self.KEY] = {
-            "row": row,
-            "ranks": _gather(trainer, state),
-            "epoch_metrics": epoch_metrics if _epoch_is_over(trainer) else {},
-        }
+        row, ranks = _row_to_come(trainer), _gather(trainer, state)
+        checkpoint[self.KEY] = {"row": row, "ranks": ranks, "epoch_metrics": epoch_metrics}
 
     @override
     def on_load_checkpoint(

@@ -117,6 +117,8 @@ def _exit_status(error: SystemExit) -> int:
         return 143
     if isinstance(error.__context__, KeyboardInterrupt):
         return 130
+    if isinstance(error.code, str):
+        print(error.code, file=sys.stderr, flush=True)
     return error.code if isinstance(error.code, int) else int(error.code is not None)
 
 
