@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
-from callbacks.atomic_write import atomic_write
+from datamodules.whole_file import open_whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -22,5 +22,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        with atomic_write(str(path), "wb") as file:
+        with open_whole(str(path), "wb") as file:
             torch.save(checkpoint, file)

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from callbacks.atomic_write import atomic_write
+from datamodules.whole_file import open_whole
 
 Row = dict[str, str]
 
@@ -68,7 +68,7 @@ class MetricsTable:
 
     def _write_all(self, rows: list[Row]) -> None:
         lines = [self._line({name: name for name in self.columns}), *map(self._line, rows)]
-        with atomic_write(self.path, "wb") as file:
+        with open_whole(self.path, "wb") as file:
             file.writelines(lines)
         self.last = rows[-1] if rows else {}
         self.last_offset = sum(map(len, lines[:-1]))

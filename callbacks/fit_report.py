@@ -6,8 +6,8 @@ from pathlib import Path
 import lightning.pytorch as pl
 from typing_extensions import override
 
-from callbacks.atomic_write import atomic_write
 from callbacks.run_checkpoints import RunCheckpoints
+from datamodules.whole_file import open_whole
 
 
 class FitReport(pl.Callback):
@@ -31,7 +31,7 @@ class FitReport(pl.Callback):
             **_best(trainer),
             "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
         }
-        with atomic_write(self.path) as file:
+        with open_whole(self.path) as file:
             json.dump(report, file, indent=2)
 
 

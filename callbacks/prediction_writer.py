@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.atomic_write import atomic_write
+from datamodules.whole_file import open_whole
 
 Record = dict[str, Any]
 
@@ -65,7 +65,7 @@ class PredictionWriter(pl.Callback):
         records = in_order(_gather(self._records, trainer.world_size))
         if not trainer.is_global_zero:
             return
-        with atomic_write(self.path) as file:
+        with open_whole(self.path) as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         console = Console()
         console = console if console.is_terminal else Console(width=160)

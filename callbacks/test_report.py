@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.atomic_write import atomic_write
 from datamodules.clip import ClipBatch
+from datamodules.whole_file import open_whole
 
 
 @dataclass
@@ -106,7 +106,7 @@ class TestReport(pl.Callback):
         tally = sum(_gather(self._tally, trainer.world_size), Tally())
         if trainer.is_global_zero:
             stage = "validate" if trainer.state.fn == "validate" else "test"
-            with atomic_write(self.folder / f"{stage}.json") as file:
+            with open_whole(self.folder / f"{stage}.json") as file:
                 json.dump(self._report(trainer, tally), file, indent=1, ensure_ascii=False)
 
     @override

@@ -30,8 +30,9 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.bitstream.encode import encode_frames, written_whole
+from datamodules.bitstream.encode import encode_frames
 from datamodules.demo_scenes import ACTIONS, Action, make_background, make_scene
+from datamodules.whole_file import written_whole
 
 VERSION = 1
 SPLITS = ("train", "val", "test")

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from datamodules.bitstream import VideoIndex, build_index
-from datamodules.bitstream.encode import written_whole
+from datamodules.whole_file import written_whole
 
 _VERSION = 1
 _ARRAYS = ("offsets", "sizes", "times")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.atomic_write import atomic_write
+from datamodules.whole_file import open_whole
 from lightning_modules.run_directory import RunDirectory, RunError
 
 LoggerName = Literal["tensorboard", "wandb"]
@@ -63,5 +63,5 @@ def _wandb_id(run: RunDirectory) -> str | None:
 
 @rank_zero_only
 def _write_new_id(file: Path) -> None:
-    with atomic_write(file) as handle:
+    with open_whole(file) as handle:
         handle.write(secrets.token_hex(4))

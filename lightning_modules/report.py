@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from callbacks.atomic_write import atomic_write
 from datamodules.bitstream import UnreadableVideoError
 from datamodules.visualise import draw_streams
+from datamodules.whole_file import open_whole
 
 MAX_PREDICTIONS = 24
 STYLE = """
@@ -88,7 +88,7 @@ def write_report(runs: str, videos: Sequence[str] = (), output: str | None = Non
             "run `lightning test --config ...` first, or point --runs at the folder that holds your runs"
         )
     page = Path(output or Path(runs, "report.html"))
-    with atomic_write(page) as file:
+    with open_whole(page) as file:
         file.write(render(sorted(loaded, key=lambda run: run.score), videos))
     print(page.resolve(), flush=True)
 

@@ -13,7 +13,6 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from callbacks.atomic_write import atomic_write
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.csv_log import CsvLog
 from callbacks.fit_report import FitReport
@@ -23,6 +22,7 @@ from callbacks.prediction_writer import PredictionWriter
 from callbacks.run_checkpoints import RunCheckpoints
 from callbacks.step_seeds import StepSeeds
 from callbacks.test_report import TestReport
+from datamodules.whole_file import open_whole
 from lightning_modules.loggers import LoggerName, make_logger
 from lightning_modules.run_directory import RunDirectory, RunFinished
 
@@ -125,7 +125,7 @@ class TrainerCLI(LightningCLI):
         if self.option("overwrite"):
             self.run_directory.clear()
         self.run_directory.fit_report.unlink(missing_ok=True)
-        with atomic_write(self.run_directory.config) as file:
+        with open_whole(self.run_directory.config) as file:
             file.write(config)
 
     def _config_to_save(self) -> str:
@@ -165,10 +165,10 @@ class TrainerCLI(LightningCLI):
             callbacks.append(RichProgressBar() if sys.stdout.isatty() else PlainProgress())
         if trainer["fast_dev_run"]:
             return [*callbacks, StepSeeds(self.option("seed_everything"))]
-        if self.subcommand == "predict":
-            return [*callbacks, PredictionWriter(run.predictions)]
-        callbacks.append(TestReport(run.path))
-        return [*callbacks, *self._fit_callbacks()] if self.subcommand == "fit" else callbacks
+        if self.subcommand == "fit":
+            return [*callbacks, *self._fit_callbacks()]
+        report = PredictionWriter(run.predictions) if self.subcommand == "predict" else TestReport(run.path)
+        return [*callbacks, report]
 
     def _fit_callbacks(self) -> list[pl.Callback]:
         run = self.run_directory

@@ -7,7 +7,6 @@ written whole or not at all. One thread an encoder, so that equal frames give eq
 
 import math
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,10 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from datamodules.bitstream.errors import UnreadableVideoError
+from datamodules.whole_file import PathLike, written_whole
 
 Codec = Literal["mpeg4", "h264"]
 Progress = Callable[[int, int], None]
-PathLike = str | os.PathLike[str]
 
 _ENCODERS = {"mpeg4": "mpeg4", "h264": "libx264"}
 _DEFAULT_QUALITY = {"mpeg4": 1, "h264": 18}
@@ -193,26 +192,6 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             interpolation=Interpolation.BICUBIC,
             threads=1,
         )
-
-
-@contextmanager
-def written_whole(path: PathLike) -> Iterator[Path]:
-    """Yields a temporary path beside `path`: it replaces `path` on success, is removed on any exception."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def _codec_options(codec: Codec, gop_size: int, quality: int | None) -> dict[str, str]:

@@ -96,9 +96,7 @@ def test_equal_frames_give_equal_files(tmp_path: Path, codec: str) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_reencoding_keeps_count_and_times_and_drops_b_frames(
-    tmp_path: Path, codec: str, source: Path
-) -> None:
+def test_reencoding_keeps_count_and_times_and_drops_b_frames(tmp_path: Path, codec: str, source: Path) -> None:
     assert "B" in types(source)
     seen: list[tuple[int, int]] = []
     reencode(source, tmp_path / "a.mp4", codec=codec, progress=lambda *state: seen.append(state))
@@ -120,9 +118,7 @@ def test_reencoding_keeps_variable_frame_rates(tmp_path: Path, codec: str) -> No
 def test_times_too_fine_for_mpeg4_are_rounded_by_8_microseconds_at_most(tmp_path: Path) -> None:
     write_uneven(tmp_path / "fine.mp4", [0, 3_001, 6_007, 9_013, 12_011], Fraction(1, 90_001))
     reencode(tmp_path / "fine.mp4", tmp_path / "a.mp4")
-    errors = [
-        abs(a - b) for a, b in zip(times(tmp_path / "a.mp4"), times(tmp_path / "fine.mp4"), strict=True)
-    ]
+    errors = [abs(a - b) for a, b in zip(times(tmp_path / "a.mp4"), times(tmp_path / "fine.mp4"), strict=True)]
     assert 0 < max(errors) <= Fraction(1, 2 * 65_535)
     reencode(tmp_path / "fine.mp4", tmp_path / "b.mp4", codec="h264")
     assert times(tmp_path / "b.mp4") == times(tmp_path / "fine.mp4")

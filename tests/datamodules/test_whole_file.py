@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.atomic_write import atomic_write
 from callbacks.checkpoint_io import AtomicCheckpointIO
+from datamodules.whole_file import open_whole
 
 
 def test_file_is_replaced_when_the_block_ends_and_folders_are_made(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
     for text in ("one", "zwei ü"):
-        with atomic_write(path) as file:
+        with open_whole(path) as file:
             file.write(text)
         assert path.read_text(encoding="utf-8") == text
     assert os.listdir(path.parent) == ["file.txt"]
@@ -24,7 +24,7 @@ def test_file_is_replaced_when_the_block_ends_and_folders_are_made(tmp_path: Pat
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(TypeError), atomic_write(path) as file:
+    with pytest.raises(TypeError), open_whole(path) as file:
         file.writelines(["new", 1])
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.txt"]
