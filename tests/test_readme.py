@@ -1,0 +1,90 @@
+"""What the README says is so: its commands run (at a tiny scale), its Python runs, its targets exist."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.bitstream import encode_frames
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+TINY_FIT = "--data.num_workers 0 --data.size 32 --data.batch_size 8"
+TINY = {
+    "streamkd demo-data": "--num_train 24 --num_val 24 --num_test 12",
+    "lightning fit": f"--trainer.max_epochs 1 {TINY_FIT} --model.network.init_args.width 4",
+    "lightning fit --config configs/demo/fusion.yaml": TINY_FIT,
+    "lightning test": TINY_FIT,
+    "lightning predict": TINY_FIT,
+    "streamkd report": "",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def lines_with(program: str) -> list[str]:
+    lines = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line.startswith(program)]
+
+
+def tiny(command: str) -> list[str]:
+    """The arguments of a README command, at a tiny scale: by the longest of the prefixes in `TINY`."""
+    prefix = max((key for key in TINY if command.startswith(key)), key=len)
+    arguments = command.split()[1:] + TINY[prefix].split()
+    return [argument.strip("'") for argument in arguments]
+
+
+def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamkd: Callable[..., int | None]) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    commands = [line for program in ("streamkd ", "lightning ") for line in lines_with(program)]
+    assert len(commands) == 8
+    for command in sorted(commands, key=README.index):
+        assert streamkd(*tiny(command)) == 0, command
+    records = [json.loads(line) for line in (tmp_path / "runs/demo/fusion/predictions.jsonl").read_text().splitlines()]
+    assert len(records) == 12
+    assert all(len(record["top"]) == 5 for record in records)
+    assert "<h2>Confusion of fusion</h2>" in (tmp_path / "runs/demo/report.html").read_text()
+
+
+def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), np.uint8)
+    encode_frames(list(noise), tmp_path / "clip.mp4", codec="h264", gop_size=30)
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "30 Gop(start=0, length=12" in printed
+    assert "mv=int16[48, 64, 2]" in printed
+    assert "(11, 48, 64, 2)" in printed
+
+
+def test_demo_runs_the_commands_of_the_readme() -> None:
+    shown = subprocess.run(["make", "-nB", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for command in lines_with("lightning fit") + lines_with("streamkd demo-data") + lines_with("lightning test"):
+        assert f"/{command}\n" in shown
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE))))
+def test_targets_exist(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"`((?:configs|datamodules|lightning_modules|callbacks)(?:/[\w./]*)?)`", README)))
+)
+def test_paths_exist(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_pictures_are_there() -> None:
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    assert pictures
+    assert all((ROOT / picture).is_file() for picture in pictures)
