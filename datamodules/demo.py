@@ -122,7 +122,7 @@ def make_demo_data(
         num_frames: frames a video.
         size: height and width in pixels, even.
         quality: MPEG-4 quantiser, 1 (best) to 31.
-        num_workers: processes that render and encode; as many as there are CPUs if None.
+        num_workers: processes that render and encode, 0 for none but this one; as many as there are CPUs if None.
 
     Raises:
         ValueError: a parameter out of range, or a folder that holds something else than this data set.
@@ -132,8 +132,10 @@ def make_demo_data(
     if _is_complete(root, parameters):
         return
     _write_manifest(root / _PENDING, parameters)
+    for leftover in root.glob("*/*/.*.mp4"):  # of a run that was killed
+        leftover.unlink()
     missing = [video for video in parameters.videos() if not (root / video.path).exists()]
-    _write_videos(root, parameters, missing, num_workers or os.cpu_count() or 1)
+    _write_videos(root, parameters, missing, os.cpu_count() or 1 if num_workers is None else num_workers)
     _write_manifest(root / _MANIFEST, parameters)
     (root / _PENDING).unlink()
 
@@ -148,7 +150,7 @@ def _write_videos(root: Path, parameters: DemoParameters, videos: list[DemoVideo
 
 
 def _mapped(write: partial[None], videos: list[DemoVideo], num_workers: int) -> Iterator[None]:
-    if num_workers == 1:
+    if num_workers <= 1:
         yield from map(write, videos)
         return
     # Spawned, because a fork would inherit the locks of whatever threads the caller runs.

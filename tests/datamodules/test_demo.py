@@ -108,7 +108,8 @@ def test_an_interrupted_run_is_completed(demo: Path, tmp_path: Path, monkeypatch
     assert len(kept) == 13 + 2
 
     monkeypatch.setattr(DemoVideo, "render", render)
-    make_demo_data(tmp_path, **SMALL, num_workers=1)
+    (next(iter(kept)).parent / ".half.mp4").write_bytes(b"")
+    make_demo_data(tmp_path, **SMALL, num_workers=0)
     assert digests(tmp_path) == digests(demo)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert json.loads((tmp_path / "manifest.json").read_text())["num_videos"] == 30
