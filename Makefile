@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint bench-reader
+.PHONY: help install demo demo-figures test test-slow lint bench-reader
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -44,6 +44,9 @@ runs/demo/fusion/predictions.jsonl: runs/demo/fusion/fit.json
 
 runs/demo/report.html: $(STREAMS:%=runs/demo/%/test.json) runs/demo/fusion/test.json runs/demo/fusion/predictions.jsonl
 	$(BIN)/streamkd report --runs runs/demo --videos "[$$(ls $(UNSEEN) | head -n 2 | paste -sd,)]"
+
+demo-figures: $(VENV)/.installed ## the demo over 3 seeds, with the I-frame network at 56 pixels too (25 minutes)
+	$(BIN)/python tests/benchmarks/demo_figures.py
 
 test: $(VENV)/.installed ## run the tests (8 minutes at most on 2 cores)
 	$(BIN)/pytest -n $(PYTEST_WORKERS)
