@@ -24,7 +24,13 @@ from lightning_modules.run_directory import RunFinished
 
 EXPECTED = (ArgumentError, ValueError, OSError, ModuleNotFoundError)
 # By name, to spare plain commands the imports.
-EXPECTED_NAMES = {"MisconfigurationException", "UnreadableVideoError", "UsageError"}
+EXPECTED_NAMES = {
+    "MisconfigurationException",
+    "UnreadableVideoError",
+    "TooManyBadVideosError",
+    "UsageError",
+    "UnpicklingError",
+}
 VERBS = ("fit", "validate", "test", "predict")
 OUR_PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 QUIET_WARNINGS = (
