@@ -10,4 +10,4 @@ class ChannelsLast(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        pl_module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pl_module.to(memory_format=torch.channels_last)
