@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
 import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, Namespace
@@ -137,6 +138,8 @@ class TrainerCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         given = self._get(self.config_init, "trainer")
+        # Deterministic mode also fills new memory, which guards against faulty kernels and takes 8 % of a demo step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         trainer = super().instantiate_trainer(
             default_root_dir=str(self.run_directory.path),
             logger=self._loggers(given["logger"]),
