@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import cast
 
@@ -15,39 +16,45 @@ _MAX_CONTEXTS = 16
 
 
 class PacketDecoder:
-    """Decodes runs of packets that begin at an I-frame and hold no B-frames: one packet, one frame, at once.
+    """Decodes runs of packets that begin at an I-frame.
 
     Args:
-        codec: FFmpeg's name of the codec.
-        extradata: the stream's global headers.
-        vectors_only: leave out what vectors do not need (inverse transform, loop filter); pixels are then wrong.
+        context: set up for the stream, not yet open.
     """
 
-    def __init__(self, codec: str, extradata: bytes, vectors_only: bool) -> None:
+    def __init__(self, context: av.VideoCodecContext) -> None:
+        self._context = context
         # One thread: frame threads would delay frames, race on exported vectors and not survive a fork.
-        self._context = cast(av.VideoCodecContext, av.CodecContext.create(codec, "r"))
         self._context.thread_count = 1
-        self._context.options = _OPTIONS | (_VECTORS_ONLY if vectors_only else {})
-        if extradata:
-            self._context.extradata = extradata
 
     def decode(self, packets: Iterable[bytes | memoryview]) -> Iterator[VideoFrame]:
         """Frames of `packets`, lazily: a consumer that stops early leaves the rest undecoded."""
         self._context.flush_buffers()
-        for data in packets:
-            yield from self._context.decode(_padded_packet(data))
+        for number, data in enumerate(packets):
+            packet = _padded_packet(data)
+            packet.is_keyframe = number == 0  # some decoders (PNG) add to the last picture otherwise
+            yield from self._context.decode(packet)
         yield from self._context.decode(None)
 
 
 def _padded_packet(data: bytes | memoryview) -> av.Packet:
-    packet = av.Packet(len(data))  # allocates the padding that decoders read past the end; av.Packet(data) does not
+    # av.Packet(data) would lack the padding that decoders read past the end.
+    packet = av.Packet(len(data))
     packet.update(data)  # type: ignore[arg-type]  # any buffer will do
     return packet
 
 
+def _vector_decoder(codec: str, extradata: bytes, vectors_only: bool) -> PacketDecoder:
+    context = cast(av.VideoCodecContext, av.CodecContext.create(codec, "r"))
+    context.options = _OPTIONS | (_VECTORS_ONLY if vectors_only else {})
+    if extradata:
+        context.extradata = extradata
+    return PacketDecoder(context)
+
+
 class _ThreadLocal(threading.local):
     def __init__(self) -> None:
-        self.decoder = lru_cache(_MAX_CONTEXTS)(PacketDecoder)
+        self.decoder = lru_cache(_MAX_CONTEXTS)(_vector_decoder)
         self.reformatter = VideoReformatter()
 
 
@@ -55,8 +62,21 @@ _local = _ThreadLocal()
 
 
 def packet_decoder(codec: str, extradata: bytes, vectors_only: bool) -> PacketDecoder:
-    """This thread's decoder for streams with these headers."""
+    """This thread's decoder for streams with these headers, of a codec that exports vectors; no B-frames.
+
+    Args:
+        codec: FFmpeg's name of the codec.
+        extradata: the stream's global headers.
+        vectors_only: leave out what vectors do not need (inverse transform, loop filter); pixels are then wrong.
+    """
     return _local.decoder(codec, extradata, vectors_only)
+
+
+@contextmanager
+def file_decoder(path: str) -> Iterator[PacketDecoder]:
+    """A decoder for this file alone, set up by its container, which knows parameters that headers leave out."""
+    with av.open(path, metadata_errors="ignore") as container:
+        yield PacketDecoder(container.streams.video[0].codec_context)
 
 
 def to_rgb(frame: VideoFrame, colorspace: str) -> VideoFrame:

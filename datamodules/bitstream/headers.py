@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _START_CODE = b"\x00\x00\x01"
+_INTERLACED = "its pictures may be interlaced"
 _H264_SLICES = (1, 5)
 _H264_SPS = 7
 _H264_HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
@@ -82,7 +83,10 @@ class PictureParser:
         for start in _start_codes(data):
             code = data[start]
             if 0x20 <= code <= 0x2F:
-                self._time_increment_bits = _vol_time_increment_bits(data[start + 1 : start + 40])
+                self._time_increment_bits, is_interlaced = _vol_time_increment_bits_and_interlacing(
+                    data[start + 1 : start + 48]
+                )
+                self._note_interlacing(is_interlaced)
             elif code == 0xB6 and self._is_coded_vop(data[start + 1 : start + 20]):
                 yield Picture("IPBS"[data[start + 1] >> 6])
 
@@ -100,6 +104,12 @@ class PictureParser:
         for start in _start_codes(data):
             if data[start] == 0x00 and start + 2 < len(data):
                 yield Picture("?IPBD???"[data[start + 2] >> 3 & 7])
+            elif data[start] == 0xB5 and start + 2 < len(data) and data[start + 1] >> 4 == 1:
+                self._note_interlacing(not data[start + 2] >> 3 & 1)  # progressive_sequence
+
+    def _note_interlacing(self, is_interlaced: bool) -> None:
+        if is_interlaced:
+            self.vector_obstacle = self.vector_obstacle or _INTERLACED
 
     def _h264(self, data: bytes) -> Iterator[Picture]:
         size = self._nal_length_size
@@ -138,7 +148,7 @@ def _start_codes(data: bytes) -> Iterator[int]:
         at = data.find(_START_CODE, at + 3)
 
 
-def _vol_time_increment_bits(header: bytes) -> int:
+def _vol_time_increment_bits_and_interlacing(header: bytes) -> tuple[int, bool]:
     reader = BitReader(header)
     reader.bits(1 + 8)
     if reader.bits(1):  # is_object_layer_identifier: version and priority
@@ -149,9 +159,15 @@ def _vol_time_increment_bits(header: bytes) -> int:
         reader.bits(2 + 1)
         if reader.bits(1):  # vbv_parameters
             reader.bits(79)
-    reader.bits(2 + 1)
-    resolution = reader.bits(16)
-    return max(1, (resolution - 1).bit_length())
+    shape = reader.bits(2)
+    reader.bits(1)
+    increment_bits = max(1, (reader.bits(16) - 1).bit_length())
+    reader.bits(1)
+    if reader.bits(1):  # fixed_vop_rate
+        reader.bits(increment_bits)
+    if shape == 0:  # rectangular: width and height, each between markers
+        reader.bits(1 + 13 + 1 + 13 + 1)
+    return increment_bits, bool(reader.bits(1))
 
 
 def _annex_b_units(data: bytes) -> Iterator[bytes]:
@@ -207,7 +223,7 @@ def _sps_obstacle(unit: bytes) -> str | None:
     reader.bits(1)
     reader.unsigned_golomb(), reader.unsigned_golomb()  # width and height in macroblocks
     if not reader.bits(1):
-        return "its pictures may be interlaced"
+        return _INTERLACED
     if references > 1:
         return f"its P-frames may use {references} reference frames, where accumulation needs 1"
     return None

@@ -133,6 +133,8 @@ def build_index(path: str | os.PathLike[str]) -> VideoIndex:
 def _index_container(path: str, container: InputContainer) -> VideoIndex:
     stream = container.streams.video[0]
     context = stream.codec_context
+    if context is None:
+        raise UnreadableVideoError(path, "FFmpeg has no decoder for its video stream", "re-encode it elsewhere")
     parser = PictureParser(context.name, context.extradata or b"")
     offsets, sizes, pts, pictures = [], [], [], []
     with open(path, "rb") as file:

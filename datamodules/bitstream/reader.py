@@ -11,17 +11,18 @@ Representations as in Wu et al., "Compressed Video Action Recognition", CVPR 201
 
 import os
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields
 from functools import cached_property
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import av
 import numpy as np
 from av.error import FFmpegError
 from av.video.frame import PictureType, VideoFrame
 
-from datamodules.bitstream.decoder import packet_decoder, to_rgb
+from datamodules.bitstream.decoder import PacketDecoder, file_decoder, packet_decoder, to_rgb
 from datamodules.bitstream.errors import UnreadableVideoError
 from datamodules.bitstream.index import Gop, VideoIndex, build_index, video_packets
 from datamodules.bitstream.motion import (
@@ -82,8 +83,7 @@ class CompressedVideo:
     def __init__(self, path: str | os.PathLike[str], index: VideoIndex | None = None) -> None:
         self.path = os.fspath(path)
         self.index = build_index(self.path) if index is None else index
-        self._packets: _FilePackets | _DemuxedPackets | None = None
-        self._owner = 0
+        self._start()
 
     @property
     def gops(self) -> tuple[Gop, ...]:
@@ -175,9 +175,8 @@ class CompressedVideo:
 
     def close(self) -> None:
         """Closes the file; a later read opens it again."""
-        if self._packets is not None:
-            self._packets.close()
-            self._packets = None
+        self._open.close()
+        self._start()
 
     def __enter__(self) -> Self:
         return self
@@ -188,13 +187,24 @@ class CompressedVideo:
         self.close()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_packets": None}
+        return {"path": self.path, "index": self.index}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
 
     def __repr__(self) -> str:
         return (
             f"CompressedVideo({self.path!r}, {self.index.codec} {self.width}x{self.height}, "
             f"{self.num_frames} frames in {len(self.gops)} GOPs)"
         )
+
+    def _start(self) -> None:
+        """Nothing is open in this process."""
+        self._packets: _FilePackets | _DemuxedPackets | None = None
+        self._own_decoder: PacketDecoder | None = None
+        self._open = ExitStack()
+        self._owner = os.getpid()
 
     def _check(self, gop: int, streams: Collection[Stream], reference: str, colorspace: str) -> frozenset[str]:
         _check_choices(reference=(reference, Reference), colorspace=(colorspace, Colorspace))
@@ -227,9 +237,9 @@ class CompressedVideo:
     def _decode(self, gop: int, count: int, wanted: frozenset[str]) -> Iterator[tuple[int, VideoFrame]]:
         """The first `count` frames of a GOP, each checked to be whole and of the expected type and size."""
         first, behind = self.index.packets_of(gop, count)
-        decoder = packet_decoder(self.index.codec, self.index.extradata, wanted == {"mv"})
         number = 0
         try:
+            decoder = self._decoder(wanted == {"mv"})
             packets = self._source().read(first, behind)
             for number, frame in enumerate(decoder.decode(packets), start=1):
                 self._check_frame(frame, gop, number - 1)
@@ -240,14 +250,16 @@ class CompressedVideo:
             self._damaged(gop, number, f"{number} of {count} frames could be decoded")
 
     def _check_frame(self, frame: VideoFrame, gop: int, position: int) -> None:
-        types = self.gops[gop].frame_types
         if frame.is_corrupt:
             self._damaged(gop, position, "the decoder found it corrupt")
         if (frame.width, frame.height) != (self.width, self.height):
             came, expected = f"{frame.width}x{frame.height}", f"{self.width}x{self.height}"
             self._damaged(gop, position, f"its size is {came} where the header says {expected}")
-        if position >= len(types) or types[position] not in ("?", PictureType(frame.pict_type).name):
+        if self.index.exports_vectors and PictureType(frame.pict_type).name != self._frame_type(gop, position):
             self._damaged(gop, position, "its frame type differs from its header's")
+
+    def _frame_type(self, gop: int, position: int) -> str:
+        return self.gops[gop].frame_types[position : position + 1]
 
     def _damaged(self, gop: int, position: int, reason: str) -> None:
         raise UnreadableVideoError(
@@ -257,10 +269,24 @@ class CompressedVideo:
         ) from None
 
     def _source(self) -> "_FilePackets | _DemuxedPackets":
-        if self._packets is None or self._owner != os.getpid():
-            self._packets = (_FilePackets if self.index.is_sliceable else _DemuxedPackets)(self.path, self.index)
-            self._owner = os.getpid()
+        self._forget_if_forked()
+        if self._packets is None:
+            kind = _FilePackets if self.index.is_sliceable else _DemuxedPackets
+            self._packets = self._open.enter_context(closing(kind(self.path, self.index)))
         return self._packets
+
+    def _decoder(self, vectors_only: bool) -> PacketDecoder:
+        if self.index.exports_vectors:
+            return packet_decoder(self.index.codec, self.index.extradata, vectors_only)
+        self._forget_if_forked()
+        if self._own_decoder is None:
+            self._own_decoder = self._open.enter_context(file_decoder(self.path))
+        return self._own_decoder
+
+    def _forget_if_forked(self) -> None:
+        """A child process opens everything anew: what it inherited is the parent's to use and to close."""
+        if self._owner != os.getpid():
+            self._start()
 
 
 def _check_choices(**choices: tuple[object, object]) -> None:

@@ -194,11 +194,11 @@ def test_containers_agree(tmp_path, suffix):
             np.testing.assert_array_equal(ours.mv, theirs.mv)
 
 
-def encode_with(path: Path, codec: str, options: dict[str, str], num_frames: int = 24) -> Path:
+def encode_with(path: Path, codec: str, options: dict[str, str], *, pixel_format: str = "yuv420p") -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30, options=options)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for frame in moving_texture(num_frames, 64, 96):
+        stream.width, stream.height, stream.pix_fmt = 96, 64, pixel_format
+        for frame in moving_texture(24, 64, 96):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     return path
@@ -223,6 +223,45 @@ def test_vectors_that_would_be_wrong_are_refused(tmp_path, codec, options, reaso
                 video.read(gop=0, position=1, streams=(stream,))
             assert caught.value.path == str(path)
             assert "re-encode" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format"),
+    [
+        ("clip.wmv", "wmv2", "yuv420p"),
+        ("clip.mkv", "ffv1", "yuv420p"),
+        ("clip.mov", "png", "rgb24"),
+        ("clip.avi", "cinepak", "rgb24"),
+        ("clip.flv", "flv", "yuv420p"),
+        ("clip.mpg", "mpeg2video", "yuv420p"),
+    ],
+)
+def test_iframes_of_other_codecs_equal_a_plain_decode(tmp_path, name, codec, pixel_format):
+    path = encode_with(tmp_path / name, codec, {}, pixel_format=pixel_format)
+    with av.open(str(path)) as container:
+        expected = [
+            frame.to_ndarray(format="rgb24", src_colorspace="ITU601", dst_colorspace="ITU601")
+            for frame in container.decode(video=0)
+        ]
+    with CompressedVideo(path) as video:
+        for number in (1, 0, 1, 0):
+            iframe = video.read(gop=number, streams=("iframe",)).iframe
+            np.testing.assert_array_equal(iframe, expected[video.gops[number].start])
+
+
+@pytest.mark.parametrize(("codec", "name"), [("mpeg4", "clip.avi"), ("mpeg2video", "clip.mpg")])
+def test_interlaced_vectors_are_refused(tmp_path, codec, name):
+    path = encode_with(tmp_path / name, codec, {"flags": "+ilme+ildct", "bf": "0"})
+    with CompressedVideo(path) as video, pytest.raises(UnreadableVideoError, match="interlaced"):
+        video.read(gop=0, position=1, streams=("mv",))
+
+
+def test_a_codec_without_decoder_is_refused(tmp_path):
+    whole = (Path(__file__).parent / "golden" / "scroll_160x112_gop12.mp4").read_bytes()
+    assert whole.count(b"mp4v") == 1
+    (tmp_path / "clip.mp4").write_bytes(whole.replace(b"mp4v", b"zzzz").replace(b"esds", b"free"))
+    with pytest.raises(UnreadableVideoError):
+        CompressedVideo(tmp_path / "clip.mp4")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no video at all\n" * 100])
