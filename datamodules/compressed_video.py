@@ -50,7 +50,7 @@ class CompressedVideoDataModule(LightningDataModule):
         seed: of order, sampling, augmentation and substitutes.
         fit_split: what fit iterates; "val" for whatever is fitted on validation data, such as fusion weights.
         augment: whether fit shuffles, draws frames and geometry, and replaces bad videos. None: on "train" alone.
-            Off: every video once, in order, as in validation.
+            Off: every video once, in order, as in validation; the first again where ranks would be one short.
         sampling: "segments": spread over the video; "dense": `frame_stride` apart.
         frame_stride: for "dense".
         scales: of training crops, see `RandomCrops`.
@@ -168,7 +168,7 @@ class CompressedVideoDataModule(LightningDataModule):
     @override
     def train_dataloader(self) -> ResumableDataLoader:
         dataset = self._dataset(self.fit_split, self.reader, augment=self.augment)
-        sampler = self._sampler(dataset, shuffle=self.augment)
+        sampler = self._sampler(dataset, shuffle=self.augment, repeat=not self.augment)
         drop_last = self.augment and self.drop_last and len(sampler) >= self.batch_size
         options = self._loader_options(dataset, sampler) | {"drop_last": drop_last}
         return ResumableDataLoader(dataset, batch_size=self.batch_size, **options)
@@ -245,9 +245,9 @@ class CompressedVideoDataModule(LightningDataModule):
         num_classes = self.num_classes if any(isinstance(r.label, tuple) for r in records) else 0
         return ClipDataset(records, reader, num_classes=num_classes, augment=augment, seed=self.seed)
 
-    def _sampler(self, dataset: ClipDataset, *, shuffle: bool) -> EpochSampler:
+    def _sampler(self, dataset: ClipDataset, **order: bool) -> EpochSampler:
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return EpochSampler(len(dataset), shuffle=shuffle, seed=self.seed, num_replicas=ranks, rank=rank)
+        return EpochSampler(len(dataset), seed=self.seed, num_replicas=ranks, rank=rank, **order)
 
     def _eval_loader(self, split: str, reader: ClipReader) -> DataLoader:
         dataset = self._dataset(split, reader)

@@ -1,4 +1,4 @@
-"""The order of one epoch: a pure function of (seed, epoch), split over ranks without copies of samples."""
+"""The order of one epoch: a pure function of (seed, epoch), split over ranks."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ class EpochSampler(DistributedSampler[Key]):
 
     Ranks take turns: rank r of R gets positions r, r + R, r + 2R, ... of the order. So step s of R ranks with batch
     size b trains on the same set of samples as step s of one rank with batch size R * b. It is a DistributedSampler
-    only because Lightning leaves those alone; nothing is ever padded by repeated samples.
+    only because Lightning leaves those alone; nothing is padded by repeated samples unless asked for.
 
     Args:
         num_samples: length of the data set.
@@ -24,9 +24,20 @@ class EpochSampler(DistributedSampler[Key]):
         seed: of the order.
         num_replicas: number of ranks.
         rank: this rank.
+        repeat: for a fit in file order, whose ranks must make as many steps: shards that would be one short get one
+            of the first samples again, so even a rank without samples of its own has one.
     """
 
-    def __init__(self, num_samples: int, *, shuffle: bool, seed: int = 0, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        num_replicas: int = 1,
+        rank: int = 0,
+        repeat: bool = False,
+    ) -> None:
         dataset = range(num_samples)
         super().__init__(
             dataset,  # type: ignore[arg-type]
@@ -37,6 +48,7 @@ class EpochSampler(DistributedSampler[Key]):
             drop_last=shuffle,
         )
         self.size = num_samples
+        self.repeat = repeat
         self.start = 0
 
     def skip(self, num_samples: int) -> None:
@@ -54,7 +66,8 @@ class EpochSampler(DistributedSampler[Key]):
         return len(range(self.rank, self._used(), self.num_replicas))
 
     def _shard(self) -> list[int]:
-        return self._order()[self.rank : self._used() : self.num_replicas]
+        order = self._order()
+        return [order[position % self.size] for position in range(self.rank, self._used(), self.num_replicas)]
 
     def _order(self) -> list[int]:
         if not self.shuffle:
@@ -62,4 +75,7 @@ class EpochSampler(DistributedSampler[Key]):
         return generator(self.seed, self.epoch).permutation(self.size).tolist()
 
     def _used(self) -> int:
+        """Positions handed out over all ranks; those past the end start over."""
+        if self.repeat:
+            return self.size + -self.size % self.num_replicas
         return self.size - self.size % self.num_replicas if self.shuffle else self.size

@@ -51,6 +51,17 @@ def test_evaluation_shards_are_exact(num_samples, ranks):
     assert [len(s) for s in samplers] == [len(shard) for shard in shards]
 
 
+@pytest.mark.parametrize(("num_samples", "ranks"), [(10, 1), (13, 2), (10, 3), (2, 4), (1, 4), (0, 2)])
+def test_repeating_shards_are_equal_and_whole(num_samples, ranks):
+    """Ranks in lockstep: as many samples on each, every sample there, the first ones again where one lacks."""
+    samplers = [EpochSampler(num_samples, shuffle=False, repeat=True, num_replicas=ranks, rank=r) for r in range(ranks)]
+    shards = [[i for _, i in keys(s)] for s in samplers]
+    length = -(-num_samples // ranks)
+    assert [len(s) for s in samplers] == [len(shard) for shard in shards] == [length] * ranks
+    in_order = [index for turn in zip(*shards, strict=True) for index in turn]
+    assert in_order == [*range(num_samples), *(i % num_samples for i in range(length * ranks - num_samples))]
+
+
 def test_skip_serves_one_iteration():
     sampler = EpochSampler(6, shuffle=False)
     sampler.skip(4)

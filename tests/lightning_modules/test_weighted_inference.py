@@ -242,41 +242,62 @@ def test_testing_before_fitting_is_refused(tmp_path: Path, sources: dict[str, st
             getattr(make_trainer(tmp_path), verb)(ScoreFusionModule(sources), Clips())
 
 
-TWO_RANKS = """
+RANKS = """
 import sys
 
 import torch
+from torch.utils.data import DataLoader
 
-from module_under_test import Clips, ScoreFusionModule, loader, make_batch, make_trainer
+from datamodules.epoch_sampler import EpochSampler
+from module_under_test import Clips, ScoreFusionModule, make_batch, make_trainer
 
 
-class Halves(Clips):
+class Shards(Clips):
     def train_dataloader(self):
-        batches = list(super().train_dataloader())
-        return loader(batches[self.trainer.global_rank :: 2])
+        place = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
+        sampler = EpochSampler(num_videos, shuffle=False, repeat=True, **place)
+        return DataLoader(Keys(), sampler=sampler, batch_size=6, collate_fn=lambda keys: make_batch(keys, substituted=3))
+
+
+class Keys:
+    def __getitem__(self, key):
+        return key[1]
 
 
 torch.set_num_threads(1)
-path, *sources = sys.argv[1:]
-module = ScoreFusionModule(dict(zip(("mv", "iframe"), sources)))
-options = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
-trainer = make_trainer(None, enable_checkpointing=False, **options)
-trainer.fit(module, Halves())
+path, num_videos, *sources = sys.argv[1:]
+num_videos = int(num_videos)
+module = ScoreFusionModule(dict(zip(("mv", "iframe"), sources)), l1=0.01)
+trainer = make_trainer(None, enable_checkpointing=False, strategy="ddp", devices=2, use_distributed_sampler=False)
+trainer.fit(module, Shards())
 if trainer.is_global_zero:
     torch.save(module.scales.detach(), path)
 """
 
 
-def test_two_ranks_find_the_scales_of_one(tmp_path: Path, sources: dict[str, str]) -> None:
-    module = ScoreFusionModule(sources)
-    make_trainer(tmp_path).fit(module, Clips())
-    (tmp_path / "run.py").write_text(TWO_RANKS)
+@pytest.mark.parametrize("num_videos", [1, 13, 40])
+def test_two_ranks_find_the_scales_of_one(tmp_path: Path, sources: dict[str, str], num_videos: int) -> None:
+    """The videos in order, six a batch: on two ranks 13 make shards of seven and six, one makes but one."""
+    module = ScoreFusionModule(sources, l1=0.01)
+    videos = list(range(num_videos))
+    make_trainer(tmp_path).fit(module, loader([make_batch(videos, substituted=3)]))
+    (tmp_path / "run.py").write_text(RANKS)
     (tmp_path / "module_under_test.py").write_text(Path(__file__).read_text())
+    result = tmp_path / "scales.pt"
     subprocess.run(
-        [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "scales.pt"), sources["mv"], sources["iframe"]],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        [sys.executable, tmp_path / "run.py", result, str(num_videos), sources["mv"], sources["iframe"]],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
         check=True,
-        timeout=120,
+        timeout=60,
         capture_output=True,
     )
-    torch.testing.assert_close(torch.load(tmp_path / "scales.pt"), module.scales.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.load(result), module.scales.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_batches_without_videos_change_nothing(tmp_path: Path, sources: dict[str, str]) -> None:
+    scales = []
+    for empty in ([], [make_batch([])]):
+        module = ScoreFusionModule(sources)
+        make_trainer(tmp_path).fit(module, loader([*empty, make_batch(list(range(20))), *empty]))
+        scales.append(module.scales.detach())
+    assert torch.equal(*scales)
