@@ -83,7 +83,7 @@ class ClassFolders(Annotations):
         folder = self.root / split
         _check_folder(folder, "root")
         names = _subfolders(folder)
-        _check_known(names, self.classes, where=str(folder))
+        _check_known(names, self.classes, where=str(folder), remedy="add it to train, or remove it here")
         labels = {name: label for label, name in enumerate(self.classes)}
         return [VideoRecord(str(p), labels[name]) for name in names for p in _class_videos(folder / name)]
 
@@ -116,9 +116,7 @@ class GroupedFolders(Annotations):
         fold: int = 0,
         seed: int = 0,
     ) -> None:
-        self.root, self.pattern, self.seed = Path(root), re.compile(pattern), seed
-        if self.pattern.groups != 1:
-            raise ValueError(f"pattern: expected exactly one group in {pattern!r}, got {self.pattern.groups}")
+        self.root, self.pattern, self.seed = Path(root), _compiled(pattern), seed
         for key, fraction in {"test_fraction": test_fraction, "val_fraction": val_fraction}.items():
             if not 0 <= fraction < 1:
                 raise ValueError(f"{key}: expected a number from 0 to below 1, got {fraction}")
@@ -155,7 +153,8 @@ class GroupedFolders(Annotations):
         records = self._records(split)
         trained = {self.classes[r.label] for r in self._records("train") if isinstance(r.label, int)}
         tested = {self.classes[r.label] for r in records if isinstance(r.label, int)}
-        _check_known(tested, trained, where=f"{self.root}, split {split!r} (change seed)")
+        remedy = "each class needs a group in train: change seed, val_fraction, test_fraction or num_folds"
+        _check_known(tested, trained, where=f"{self.root}, split {split!r}", remedy=remedy)
         return records
 
     @cached_property
@@ -226,7 +225,9 @@ class VideoLists(Annotations):
         lines = list(self._lines(split))
         if not lines:
             raise ValueError(f"{self.lists[split]}: expected a line per video, got none (config key: {split})")
-        _check_known({n for _, names in lines for n in names}, self._labels, where=str(self.lists[split]))
+        found = {name for _, names in lines for name in names}
+        remedy = "name it in the lists of the config keys train or classes_file, or remove its videos here"
+        _check_known(found, self._labels, where=str(self.lists[split]), remedy=remedy)
         return [VideoRecord(path, self._label(path, names)) for path, names in lines]
 
     @cached_property
@@ -296,6 +297,16 @@ def _class_videos(folder: Path) -> list[Path]:
     return videos
 
 
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"pattern: expected a regular expression, got {pattern!r} ({error})") from error
+    if compiled.groups != 1:
+        raise ValueError(f"pattern: expected exactly one group in {pattern!r}, got {compiled.groups}")
+    return compiled
+
+
 def _share(fraction: float, count: int) -> int:
     """Number of groups that a fraction stands for: at least one, unless it is 0."""
     return max(round(fraction * count), 1) if fraction else 0
@@ -331,7 +342,7 @@ def _check_folder(folder: Path, key: str) -> None:
         raise FileNotFoundError(f"{folder}: no such folder (config key: {key})")
 
 
-def _check_known(names: Collection[str], known: Collection[str], *, where: str) -> None:
+def _check_known(names: Collection[str], known: Collection[str], *, where: str, remedy: str) -> None:
     unknown = sorted(set(names) - set(known))
     if unknown:
-        raise ValueError(f"{where}: training has no class {', '.join(map(repr, unknown[:5]))}")
+        raise ValueError(f"{where}: training has no class {', '.join(map(repr, unknown[:5]))}; {remedy}")

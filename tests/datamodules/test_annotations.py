@@ -57,7 +57,7 @@ class TestClassFolders:
 
     def test_a_class_that_training_does_not_have(self, folders):
         touch(folders, "test/fly/x.mp4")
-        with pytest.raises(ValueError, match="training has no class 'fly'"):
+        with pytest.raises(ValueError, match="training has no class 'fly'; add it to train"):
             ClassFolders(str(folders)).records("test")
 
 
@@ -94,6 +94,8 @@ class TestGroupedFolders:
             GroupedFolders(str(grouped), UCF).records("train")
         with pytest.raises(ValueError, match="pattern: expected exactly one group"):
             GroupedFolders(str(grouped), "abc")
+        with pytest.raises(ValueError, match=r"pattern: expected a regular expression, got '_g\(x' \(missing \)"):
+            GroupedFolders(str(grouped), "_g(x")
         with pytest.raises(ValueError, match=r"fold: expected 0 to num_folds - 1.* got 3 of 3"):
             GroupedFolders(str(grouped), UCF, num_folds=3, fold=3)
         (grouped / "dive/odd.avi").unlink()
@@ -101,6 +103,13 @@ class TestGroupedFolders:
             GroupedFolders(str(grouped), UCF, num_folds=13).records("train")
         with pytest.raises(ValueError, match="no group is left for split 'val'"):
             GroupedFolders(str(grouped), UCF, val_fraction=0).records("val")
+
+    def test_a_class_without_a_group_in_training_says_what_to_change(self, tmp_path):
+        touch(tmp_path, "dive/v_g1_c1.avi", "swim/v_g2_c1.avi", "swim/v_g3_c1.avi")
+        seed = next(s for s in range(20) if GroupedFolders(str(tmp_path), UCF, seed=s).groups["val"] == ["1"])
+        message = "split 'val': training has no class 'dive'; .*change seed, val_fraction, test_fraction or num_folds"
+        with pytest.raises(ValueError, match=message):
+            GroupedFolders(str(tmp_path), UCF, seed=seed).records("val")
 
 
 class TestVideoLists:
@@ -143,7 +152,9 @@ class TestVideoLists:
         (tmp_path / "train.txt").write_text("a.avi run\n")
         (tmp_path / "test.txt").write_text("a.avi fly\n")
         annotations = VideoLists(str(tmp_path), train="train.txt", test="test.txt", val="val.txt")
-        with pytest.raises(ValueError, match=r"test\.txt: training has no class 'fly'"):
+        with pytest.raises(
+            ValueError, match=r"test\.txt: training has no class 'fly'; .*config keys train or classes_file"
+        ):
             annotations.records("test")
         with pytest.raises(FileNotFoundError, match=r"val\.txt: no such list file \(config key: val\)"):
             annotations.records("val")
