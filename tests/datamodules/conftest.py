@@ -21,13 +21,13 @@ def scrolling_frames(seed: int, num_frames: int = NUM_FRAMES) -> Iterator[np.nda
     return (np.roll(texture, tuple(t * step), (0, 1)) for t in range(num_frames))
 
 
-def encode_with_b_frames(path: Path, *, codec: str = "mpeg4", num_frames: int = NUM_FRAMES) -> None:
-    """What people's own files are like: B-frames."""
+def encode_as_people_do(path: Path, *, codec: str, b_frames: int) -> None:
+    """What people's own files are like."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.codec_context.max_b_frames = 2
-        for pixels in scrolling_frames(0, num_frames):
+        stream.codec_context.max_b_frames = b_frames
+        for pixels in scrolling_frames(0):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
 
@@ -54,8 +54,15 @@ def video_root(_video_root: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def b_frame_video(tmp_path: Path) -> Path:
     """A video whose vectors cannot be accumulated."""
-    encode_with_b_frames(tmp_path / "phone.mp4")
+    encode_as_people_do(tmp_path / "phone.mp4", codec="mpeg4", b_frames=2)
     return tmp_path / "phone.mp4"
+
+
+@pytest.fixture
+def wmv_video(tmp_path: Path) -> Path:
+    """A video of a codec whose decoder exports no vectors."""
+    encode_as_people_do(tmp_path / "old.wmv", codec="wmv2", b_frames=0)
+    return tmp_path / "old.wmv"
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 import os
 
+import av
+import numpy as np
 import pytest
 
 from datamodules import video_source
@@ -19,11 +21,43 @@ def test_readable_videos_are_opened_as_they_are(video_root, tmp_path):
     assert not (tmp_path / "re").exists()
 
 
-def test_vectors_of_b_frames_need_a_stand_in(b_frame_video):
+@pytest.mark.parametrize("stream", ["rgb", "mv", "residual"])
+def test_b_frames_need_a_stand_in(b_frame_video, tmp_path, stream):
     with pytest.raises(UnreadableVideoError, match="reencode_dir in the config"):
-        source(["mv"]).open(str(b_frame_video))
-    with source(["iframe"]).open(str(b_frame_video)) as video:
-        assert video.path == str(b_frame_video)
+        source([stream]).open(str(b_frame_video))
+    with source([stream], ReencodeCache(str(tmp_path / "re"))).open(str(b_frame_video)) as video:
+        assert video.path != str(b_frame_video)
+        assert getattr(video.read(gop=0, position=1, streams=(stream,)), stream).shape[:2] == (
+            video.height,
+            video.width,
+        )
+
+
+def test_plain_frames_of_a_stand_in_are_those_of_the_original(b_frame_video, tmp_path):
+    with source(["rgb"], ReencodeCache(str(tmp_path / "re"))).open(str(b_frame_video)) as video:
+        frames = np.concatenate([video.read_gop(gop, streams=("rgb",)).rgb for gop in range(len(video.gops))])
+    with av.open(str(b_frame_video)) as container:
+        originals = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert np.abs(frames.astype(int) - originals).mean() < 3
+
+
+@pytest.mark.parametrize("fixture", ["b_frame_video", "wmv_video"])
+def test_iframes_never_need_a_stand_in(request, tmp_path, fixture):
+    path = str(request.getfixturevalue(fixture))
+    with source(["iframe"], ReencodeCache(str(tmp_path / "re"))).open(path) as video:
+        assert video.path == path
+        assert video.read(gop=0, streams=("iframe",)).iframe is not None
+    assert not (tmp_path / "re").exists()
+
+
+def test_a_damaged_video_that_needs_a_stand_in_is_listed_under_its_own_name(b_frame_video, tmp_path):
+    data = b_frame_video.read_bytes()
+    start = data.index(b"mdat") + 4
+    b_frame_video.write_bytes(data[:start] + bytes(2000) + data[start + 2000 :])
+    with pytest.raises(UnreadableVideoError) as error:
+        source(["mv"], ReencodeCache(str(tmp_path / "re"))).open(str(b_frame_video))
+    assert error.value.path == str(b_frame_video)
+    assert not list(tmp_path.glob("re/*"))
 
 
 def test_stand_ins_are_made_once_and_shared(b_frame_video, tmp_path, count_calls):
