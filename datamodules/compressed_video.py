@@ -43,7 +43,8 @@ class CompressedVideoDataModule(LightningDataModule):
         reference: what vectors and residuals refer to: the GOP's I-frame (accumulated) or the previous frame.
         colorspace: "bt601" as CoViAR, whatever a file's tags say, or "tagged".
         batch_size: videos per batch and process.
-        eval_batch_size: the same for validate, test and predict; None: `batch_size`.
+        eval_batch_size: the same for validate, test and predict; None: `batch_size`, and in test and predict as many
+            fewer as it takes to have no more frames in a batch than training has (but one video at least).
         num_workers: processes that read, per process that computes.
         pin_memory: None: where there is a CUDA device.
         drop_last: whether training leaves out an incomplete last batch (never the only one).
@@ -62,11 +63,12 @@ class CompressedVideoDataModule(LightningDataModule):
         test_clips: clips per video in test and predict; views are clips times crops.
         rescale_vectors: whether vectors scale with the resize of a crop; CoViAR keeps them.
         predict_paths: files and folders (searched to any depth).
-        reencode_dir: where to keep stand-ins for videos whose vectors cannot be read (B-frames, other codecs);
-            None: such videos count as unreadable, except in predict, which uses the user's cache folder.
+        reencode_dir: where to keep stand-ins for videos whose vectors or plain frames cannot be read (B-frames, other
+            codecs; I-frames alone never need one). None: such videos count as unreadable, except in predict, which
+            uses the user's cache folder.
         index_cache: folder that keeps the videos' indices between runs; None: in memory.
-        max_bad_videos: unreadable videos accepted in training, per process: a number, or a fraction (float) of
-            the split, which always accepts one.
+        max_bad_videos: unreadable videos that fit accepts in the training split, per process: a number, or a fraction
+            (float) of the split, which always accepts one. Every batch must have a video that can be read.
     """
 
     def __init__(
@@ -108,11 +110,11 @@ class CompressedVideoDataModule(LightningDataModule):
         _check_choice("crop_offsets", crop_offsets, get_args(CropOffsets))
         _check_choice("test_crops", test_crops, FIXED_CROPS)
         _check_counts(num_segments=num_segments, batch_size=batch_size, frame_stride=frame_stride)
-        _check_counts(test_segments=test_segments or 1, test_clips=test_clips)
+        _check_counts(eval_batch_size=eval_batch_size, test_segments=test_segments, test_clips=test_clips)
         _check_fractions(scales=scales, crop_fraction=[crop_fraction], flip=[flip])
         self.annotations = annotations
         self.predict_paths = list(predict_paths)
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self.drop_last, self.seed = num_workers, drop_last, seed
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.fit_split: FitSplit = fit_split
@@ -175,30 +177,31 @@ class CompressedVideoDataModule(LightningDataModule):
 
     @override
     def val_dataloader(self) -> DataLoader:
-        return self._eval_loader("val", self.reader)
+        return self._eval_loader("val", self.reader, self.eval_batch_size or self.batch_size)
 
     @override
     def test_dataloader(self) -> DataLoader:
-        return self._eval_loader("test", self.test_reader)
+        return self._eval_loader("test", self.test_reader, self._test_batch_size)
 
     @override
     def predict_dataloader(self) -> DataLoader:
         stand_ins = ReencodeCache(self.reencode_dir or default_reencode_dir())
         source = replace(self.test_reader.source, stand_ins=stand_ins)
-        return self._eval_loader("predict", replace(self.test_reader, source=source))
+        return self._eval_loader("predict", replace(self.test_reader, source=source), self._test_batch_size)
 
     @override
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """Counts what could not be read, and normalises the streams.
 
         Raises:
-            TooManyBadVideosError: more than `max_bad_videos` in training, or every video of an evaluation.
-            UnreadableVideoError: no video of a training batch could be read, nor any substitute.
+            TooManyBadVideosError: more than `max_bad_videos` of the training split in fit, or every video of an
+                evaluation.
+            UnreadableVideoError: no video of a batch of the training split could be read, nor any substitute.
         """
         split = self._current_split()
         if split is not None:
             self._ledger(split).add(batch.failures)
-        if split == self.fit_split and self.augment and not len(batch):
+        if split == "train" and not len(batch):
             raise _unreadable_batch(batch)
         return normalise_batch(batch)
 
@@ -249,10 +252,19 @@ class CompressedVideoDataModule(LightningDataModule):
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return EpochSampler(len(dataset), seed=self.seed, num_replicas=ranks, rank=rank, **order)
 
-    def _eval_loader(self, split: str, reader: ClipReader) -> DataLoader:
+    @property
+    def _test_batch_size(self) -> int:
+        """Videos; e.g. 40 x 3 frames in training and 25 x 10 per video in test: 1."""
+        if self.eval_batch_size is not None:
+            return self.eval_batch_size
+        frames_per_video = self.test_reader.num_views * self.test_reader.sampler.num_frames
+        videos = self.batch_size * self.reader.sampler.num_frames // frames_per_video
+        return min(max(videos, 1), self.batch_size)
+
+    def _eval_loader(self, split: str, reader: ClipReader, batch_size: int) -> DataLoader:
         dataset = self._dataset(split, reader)
         options = self._loader_options(dataset, self._sampler(dataset, shuffle=False))
-        return DataLoader(dataset, batch_size=self.eval_batch_size, **options)
+        return DataLoader(dataset, batch_size=batch_size, **options)
 
     def _loader_options(self, dataset: ClipDataset, sampler: EpochSampler) -> dict[str, Any]:
         """A private generator: loading takes nothing from torch's global one, so that models can be resumed."""
@@ -279,11 +291,11 @@ class CompressedVideoDataModule(LightningDataModule):
         return self._ledgers[split]
 
     def _new_ledger(self, split: str) -> FailureLedger:
-        """Training accepts `max_bad_videos`, an evaluation all but one, predict any."""
+        """The training split accepts `max_bad_videos`, an evaluation all but one, predict any."""
         num_videos = len(self._records_of(split))
         if split == "predict":
             return FailureLedger(split, num_videos, limit=None)
-        if split == self.fit_split and self.augment:
+        if split == "train":
             remedy = "mend the data, or raise max_bad_videos in the config"
             return FailureLedger(split, num_videos, limit=self._max_bad_videos(num_videos), remedy=remedy)
         return FailureLedger(split, num_videos, limit=num_videos - 1, remedy="check the paths of the annotations")
@@ -318,9 +330,9 @@ def _check_choice(key: str, value: object, allowed: Collection[object]) -> None:
         raise ValueError(f"{key}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
-def _check_counts(**counts: int) -> None:
+def _check_counts(**counts: int | None) -> None:
     for key, count in counts.items():
-        if count < 1:
+        if count is not None and count < 1:
             raise ValueError(f"{key}: expected at least 1, got {count}")
 
 

@@ -1,9 +1,11 @@
 """Counts the videos that could not be read, and stops a run that has too many of them."""
 
-import warnings
+import logging
 from collections.abc import Iterable
 
 from datamodules.clip import Failure
+
+_log = logging.getLogger(__name__)
 
 
 class TooManyBadVideosError(RuntimeError):
@@ -11,7 +13,7 @@ class TooManyBadVideosError(RuntimeError):
 
 
 class FailureLedger:
-    """The unreadable videos of one split that this process has met; each is warned of once.
+    """The unreadable videos of one split that this process has met; each is logged once, as a warning of one line.
 
     Args:
         split: name of the split.
@@ -38,7 +40,7 @@ class FailureLedger:
         for failure in failures:
             if failure.path not in self._failures:
                 self._failures[failure.path] = failure
-                warnings.warn(f"unreadable video in split {self.split!r}: {failure}", stacklevel=2)
+                _log.warning("unreadable video in split %r: %s", self.split, failure)
                 self._check(failure)
 
     def _check(self, last: Failure) -> None:

@@ -131,11 +131,26 @@ class TestLoaders:
 
     def test_coviars_test_protocol(self, video_root):
         data = make_data(video_root, test_segments=25, test_crops=10)
-        (batch, _) = data.test_dataloader()
+        (batch, *_) = data.test_dataloader()
         assert batch.num_views == 10
-        assert batch.streams["mv"].shape == (20, 25, 2, 16, 16)
+        assert batch.streams["mv"].shape == (10, 25, 2, 16, 16)
         (val, *_) = data.val_dataloader()
         assert val.streams["mv"].shape == (2, 3, 2, 16, 16), "validation stays cheap"
+
+    @pytest.mark.parametrize(
+        ("options", "videos"),
+        [
+            ({"test_segments": 25, "test_crops": 10}, 1),  # 120 frames in a training batch, 250 in a video
+            ({"test_crops": 10}, 4),
+            ({"test_clips": 3}, 13),
+            ({"test_segments": 1}, 40),
+            ({"test_segments": 25, "test_crops": 10, "eval_batch_size": 7}, 7),
+        ],
+    )
+    def test_test_batches_hold_no_more_frames_than_training_batches(self, video_root, options, videos):
+        data = make_data(video_root, predict_paths=["x.mp4"], num_segments=3, batch_size=40, **options)
+        assert data.test_dataloader().batch_size == data.predict_dataloader().batch_size == videos
+        assert data.val_dataloader().batch_size == options.get("eval_batch_size", 40)
 
     def test_evaluation_shards_are_exact(self, video_root):
         shards = [list(make_data(video_root, rank=r, ranks=4).val_dataloader()) for r in range(4)]
@@ -201,41 +216,53 @@ class TestBadVideos:
         chosen = {p for e in epochs for b in e for p, s in zip(b.paths, b.substituted, strict=True) if s}
         assert len(chosen) > 1
 
-    def test_the_main_process_counts_and_stops(self, video_root, torn, tmp_path):
-        data = make_data(video_root, max_bad_videos=1, num_workers=1)
-        with pytest.warns(UserWarning, match=r"unreadable video in split 'train': .*3\.mp4"):
-            make_trainer(tmp_path, limit_val_batches=0).fit(Recorder(), data)
+    @pytest.mark.parametrize("augment", [True, False])
+    def test_the_main_process_counts_and_stops(self, video_root, torn, tmp_path, caplog, augment):
+        data = make_data(video_root, max_bad_videos=1, num_workers=1, augment=augment)
+        make_trainer(tmp_path, limit_val_batches=0).fit(Recorder(), data)
+        (warning,) = [record.getMessage() for record in caplog.records if "unreadable" in record.getMessage()]
+        assert warning.startswith("unreadable video in split 'train': ")
+        assert torn in warning
         assert [f.path for f in data.failures] == [torn]
-        with (
-            pytest.warns(UserWarning, match="unreadable video"),
-            pytest.raises(TooManyBadVideosError, match=r"at most 0 may be; .*max_bad_videos"),
-        ):
-            make_trainer(tmp_path, limit_val_batches=0).fit(Recorder(), make_data(video_root, max_bad_videos=0))
+        strict = make_data(video_root, max_bad_videos=0, augment=augment)
+        with pytest.raises(TooManyBadVideosError, match=r"at most 0 may be; .*max_bad_videos"):
+            make_trainer(tmp_path, limit_val_batches=0).fit(Recorder(), strict)
 
     @pytest.mark.parametrize(("limit", "accepted"), [(0.05, 1), (0.35, 3), (2, 2)])
     def test_limits(self, video_root, limit, accepted):
         assert make_data(video_root, max_bad_videos=limit)._new_ledger("train").limit == accepted
 
-    @pytest.mark.filterwarnings("ignore:unreadable video")
-    def test_nothing_to_train_on(self, video_root, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("augment", [True, False])
+    def test_nothing_to_train_on(self, video_root, tmp_path, monkeypatch, augment):
         monkeypatch.setattr(clip_dataset, "_MAX_SUBSTITUTES", 2)
         for path in (video_root / "train").rglob("*.mp4"):
             path.write_bytes(b"")
+        data = make_data(video_root, max_bad_videos=99, augment=augment)
         with pytest.raises(UnreadableVideoError, match="nor any other of its training batch"):
-            make_trainer(tmp_path, limit_val_batches=0).fit(Recorder(), make_data(video_root, max_bad_videos=99))
+            make_trainer(tmp_path, limit_val_batches=0).fit(Recorder(), data)
 
-    def test_evaluation_leaves_them_out_and_lists_them(self, video_root, tmp_path):
+    def test_fitting_on_validation_data_passes_empty_batches_on(self, video_root, tmp_path):
+        class Gatherer(Recorder):
+            def training_step(self, batch, batch_idx):
+                return self.logits(batch).sum()
+
+        for name in ("jump/0", "jump/1"):
+            (video_root / f"val/{name}.mp4").write_bytes(b"")
+        model, data = Gatherer(), make_data(video_root, fit_split="val", max_bad_videos=0)
+        make_trainer(tmp_path, limit_val_batches=0, max_epochs=1).fit(model, data)
+        assert [len(batch) for batch in model.seen] == [0, 2, 2]
+
+    def test_evaluation_leaves_them_out_and_lists_them(self, video_root, tmp_path, caplog):
         for name in ("jump/0", "jump/1"):
             (video_root / f"val/{name}.mp4").write_bytes(b"")
         data, model = make_data(video_root), Recorder()
-        with pytest.warns(UserWarning, match="unreadable video in split 'val'"):
-            make_trainer(tmp_path).validate(model, data, verbose=False)
+        make_trainer(tmp_path).validate(model, data, verbose=False)
+        assert "unreadable video in split 'val'" in caplog.text
         assert [len(batch) for batch in model.seen] == [0, 2, 2]
         assert model.seen[0].streams["mv"].shape == (0, 3, 2, 16, 16)
         assert [len(batch.failures) for batch in model.seen] == [2, 0, 0]
         assert [f.path[-10:] for f in data.failures] == ["jump/0.mp4", "jump/1.mp4"]
 
-    @pytest.mark.filterwarnings("ignore:unreadable video")
     def test_an_evaluation_of_nothing_is_an_error(self, video_root, tmp_path):
         for path in (video_root / "test").rglob("*.mp4"):
             path.write_bytes(b"")
@@ -244,7 +271,6 @@ class TestBadVideos:
 
 
 class TestPredict:
-    @pytest.mark.filterwarnings("ignore:unreadable video")
     def test_lists_whatever_it_is_given(self, video_root, b_frame_video, tmp_path):
         (video_root / "junk.mp4").write_bytes(b"junk")
         (tmp_path / "empty").mkdir()
@@ -336,6 +362,7 @@ class TestWithLightning:
         ({"test_crops": 5}, "test_crops: expected one of 1, 3, 10, got 5"),
         ({"sampling": "uniform"}, "sampling: expected one of segments, dense"),
         ({"num_segments": 0}, "num_segments: expected at least 1, got 0"),
+        ({"eval_batch_size": 0}, "eval_batch_size: expected at least 1, got 0"),
         ({"size": 0}, "size: expected at least 1, got 0"),
         ({"scales": [1.2]}, r"scales: expected numbers from 0 to 1, got 1\.2"),
         ({"flip": -1}, "flip: expected numbers from 0 to 1, got -1"),
