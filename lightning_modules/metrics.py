@@ -76,9 +76,9 @@ class AccuracyPerExit(Metric):
         self.correct += (logits.argmax(dim=2) == labels).sum(dim=1)
         self.num_videos += len(labels)
 
-    def compute(self) -> Tensor:
-        """Accuracies, (K,) float32."""
-        return self.correct / self.num_videos
+    def compute(self) -> tuple[Tensor, ...]:
+        """K accuracies, float32 scalars; a tensor (1,) torchmetrics would squeeze."""
+        return (self.correct / self.num_videos).unbind()
 
 
 def hard_labels(labels: Tensor) -> Tensor:

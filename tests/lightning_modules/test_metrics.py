@@ -55,11 +55,12 @@ def test_metrics_stay_out_of_checkpoints() -> None:
     assert not ClassificationMetrics(3).state_dict()
 
 
-def test_accuracies_per_exit() -> None:
+@pytest.mark.parametrize("num_exits", [1, 3])
+def test_accuracies_per_exit(num_exits: int) -> None:
     torch.manual_seed(0)
-    logits, labels = torch.randn(3, 40, 5), torch.arange(40) % 5
-    metric = AccuracyPerExit(3)
+    logits, labels = torch.randn(num_exits, 40, 5), torch.arange(40) % 5
+    metric = AccuracyPerExit(num_exits)
     for start, end in [(0, 7), (7, 7), (7, 40)]:
         metric.update(logits[:, start:end], labels[start:end])
     expected = [top_k_accuracy_score(labels, scores, k=1) for scores in logits]
-    assert metric.compute().tolist() == pytest.approx(expected)
+    assert [accuracy.item() for accuracy in metric.compute()] == pytest.approx(expected)
