@@ -1,15 +1,17 @@
-"""Networks out of the checkpoints of ``RecognitionModule``: no pickle is executed, the config rebuilds them."""
+"""Checkpoints, and networks out of those of ``RecognitionModule``: no pickle is executed, the config rebuilds them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from lightning_modules.networks.weights import read_tensors
+
 NETWORK = "network."
+KEYS = ("pytorch-lightning_version", "state_dict")
 
 
 @dataclass
@@ -31,6 +33,51 @@ class TrainedNetwork:
     multi_label: bool
 
 
+def read_checkpoint(path: str | Path, *, key: str = "--ckpt_path") -> dict[str, Any]:
+    """Read a checkpoint that Lightning wrote, onto the CPU.
+
+    Args:
+        path: the file.
+        key: the option that chooses it, for messages.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or something else.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such checkpoint: {path}; train the network first, or correct {key}")
+    checkpoint = read_tensors(path, expected=f"a whole Lightning checkpoint ({key})")
+    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= set(KEYS):
+        came = f"a dict with keys {list(checkpoint)[:5]}" if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise ValueError(
+            f"{path}: expected a whole Lightning checkpoint with {' and '.join(KEYS)}, came {came}; "
+            f"train again, or choose another with {key}"
+        )
+    return checkpoint
+
+
+def check_model(path: str | Path, model: Mapping[str, Any]) -> None:
+    """Check that a checkpoint is whole and of the configured model: the same class and, if it has one, stream.
+
+    Args:
+        path: the checkpoint.
+        model: ``class_path`` and ``init_args`` of the configuration.
+
+    Raises:
+        ValueError: it is not. What else differs, the weights will tell.
+    """
+    hparams = read_checkpoint(path).get("hyper_parameters", {})
+    configured = {"_class_path": model["class_path"], "stream": model.get("init_args", {}).get("stream")}
+    for name, expected in configured.items():
+        came = hparams.get(name)
+        if None not in (came, expected) and came != expected:
+            what = "stream" if name == "stream" else "model"
+            raise ValueError(
+                f"{path}: expected a checkpoint of {what} {expected}, as the configuration has, came one of {came}; "
+                "choose another --ckpt_path or --config"
+            )
+
+
 def load_network(path: str) -> TrainedNetwork:
     """Read the network of a ``RecognitionModule`` from its checkpoint.
 
@@ -38,10 +85,8 @@ def load_network(path: str) -> TrainedNetwork:
         FileNotFoundError: there is no such file.
         ValueError: it is no checkpoint of a ``RecognitionModule`` trained from a config.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no such checkpoint: {path}; train the network first, or correct the path")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    hparams = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, Mapping) else {}
+    checkpoint = read_checkpoint(path, key="`model.init_args.networks`")
+    hparams = checkpoint.get("hyper_parameters", {})
     if not isinstance(hparams.get("network"), Mapping) or "stream" not in hparams:
         raise ValueError(
             f"{path}: expected a checkpoint of a RecognitionModule trained from a config, came one with "

@@ -10,6 +10,7 @@ foresaw keeps its traceback. STREAMKD_TRACEBACK=1 shows the traceback of every e
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -31,6 +32,9 @@ EXPECTED_NAMES = {
     "UsageError",
     "UnpicklingError",
 }
+# How jsonargparse begins a message around another.
+PARSER_KEY = re.compile(r'Parser key "([^"]+)"')
+WRAPPED = re.compile(r"Parser key |Does not validate against any of the Union subtypes|Problem with given class_path ")
 VERBS = ("fit", "validate", "test", "predict")
 OUR_PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 QUIET_WARNINGS = (
@@ -137,9 +141,21 @@ def _is_expected(error: BaseException) -> bool:
 
 def _one_line(error: BaseException) -> str:
     """The message without line breaks; where it was not written by us, with how to see more."""
-    explained = isinstance(error, ArgumentError) or _raised_by_us(error)
+    keys, reason = _reason(error)
+    explained = isinstance(error, ArgumentError) or _raised_by_us(reason)
     hint = "" if explained else f" ({TRACEBACK}=1 shows where)"
-    return " ".join(str(error).split()) + hint
+    return " ".join([*keys, *str(reason).split()]) + hint
+
+
+def _reason(error: BaseException) -> tuple[list[str], BaseException]:
+    """What jsonargparse wraps in the whole configuration: ("model.lr_interval:", the innermost error)."""
+    keys: list[str] = []
+    while error.__cause__ is not None and WRAPPED.match(str(error)):
+        match = PARSER_KEY.match(str(error))
+        if match and match[1] not in keys[-1:]:
+            keys.append(match[1])
+        error = error.__cause__
+    return [f"{'.'.join(keys)}:"] if keys else [], error
 
 
 def _raised_by_us(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from callbacks.run_checkpoints import RunCheckpoints
 from callbacks.step_seeds import StepSeeds
 from callbacks.test_report import TestReport
 from datamodules.whole_file import open_whole
+from lightning_modules.checkpoints import check_model
 from lightning_modules.loggers import LoggerName, make_logger
 from lightning_modules.run_directory import RunDirectory, RunFinished
 
@@ -66,6 +67,10 @@ class TrainerCLI(LightningCLI):
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
     @override
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would put the checkpoint's model in the place of the configured one, options and all."""
+
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run_dir", type=str, default="runs/default", help="The experiment's directory.")
         parser.add_argument(
@@ -101,6 +106,8 @@ class TrainerCLI(LightningCLI):
             self.config[self.subcommand].ckpt_path = str(self.run_directory.checkpoint(which))
         elif not self.option("trainer.fast_dev_run"):
             self._prepare_fit()
+        if (checkpoint := self.option("ckpt_path")) is not None:
+            check_model(checkpoint, self.option("model"))
 
     def _prepare_fit(self) -> None:
         """Refuse another experiment's directory, stop if this one is finished, and choose where to resume from.

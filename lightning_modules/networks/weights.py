@@ -90,6 +90,24 @@ def load_weights(network: nn.Module, source: str, *, sha256: str | None = None) 
     return report
 
 
+def read_tensors(path: str | Path, *, expected: str) -> Any:
+    """Read what ``torch.save`` wrote, onto the CPU: tensors and plain values; nothing in the file is executed.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it is damaged, of another kind, or holds code; the message says that ``expected`` was.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises whatever unpickling and unzipping do
+        raise ValueError(
+            f"{path}: expected {expected}, came a file that is damaged, of another kind or holds code; "
+            "fetch or train it again, or choose another"
+        ) from error
+
+
 def _match(
     weights: Mapping[str, Tensor], target: Mapping[str, Tensor], source: str
 ) -> tuple[dict[str, Tensor], WeightReport]:
@@ -126,7 +144,7 @@ def _repeat_mean(weight: Tensor, channels: int) -> Tensor:
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a state dict, out of a wrapper's ``state_dict`` entry and without a wrapper's prefix."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_tensors(path, expected="weights saved by PyTorch")
     if isinstance(content, Mapping) and "state_dict" in content:
         content = content["state_dict"]
     tensors = _tensors(content)

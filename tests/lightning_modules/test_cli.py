@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lightning_modules.cli import COMMANDS, VERBS, main
@@ -131,6 +132,7 @@ def test_plain_commands_have_help(name: str, capsys: pytest.CaptureFixture[str])
         (["test", "--config", "CONFIG"], "run fit with --run_dir"),
         (["predict", "--config", "CONFIG", "--ckpt_path", "no.ckpt"], "no.ckpt"),
         (["report", "--runs", "nowhere"], "nowhere"),
+        (["predict", "--config", "CONFIG", "--ckpt_path", "CONFIG"], "config.yaml: expected a whole Lightning"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else None,
 )
@@ -140,6 +142,84 @@ def test_expected_errors_are_one_line(
     line = failing(capsys, *[str(tiny_config) if option == "CONFIG" else option for option in options])
     assert line.startswith("error: ")
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--data.init_args.streams", "[flow]"], "streams: expected one of iframe, rgb, mv, residual, got 'flow'"),
+        (
+            ["--model.init_args.parameter_rules", "[{pattern: '('}]"],
+            "parameter_rules: '(' is no regular expression (missing ), unterminated subpattern at position 0); "
+            "write .* for any characters",
+        ),
+        (
+            ["--model.init_args.network.init_args.weights", "CONFIG"],
+            "CONFIG: expected weights saved by PyTorch, came a file that is damaged, of another kind or holds code; "
+            "fetch or train it again, or choose another",
+        ),
+        (
+            ["--model.init_args.network.init_args.num_classes", "two"],
+            "model.network.num_classes: Expected a <class 'int'>. Got value: two",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_errors_within_the_configuration_say_the_reason_alone(
+    tiny_config: Path, capsys: pytest.CaptureFixture[str], options: list[str], line: str
+) -> None:
+    options = [option.replace("CONFIG", str(tiny_config)) for option in options]
+    assert failing(capsys, "fit", "--config", tiny_config, *options) == "error: " + line.replace(
+        "CONFIG", str(tiny_config)
+    )
+
+
+def test_a_checkpoint_of_another_model_is_refused(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = fitted.parent / "run" / "checkpoints" / "best.ckpt"
+    other = yaml.safe_load(fitted.read_text())
+    other["run_dir"] = str(tmp_path / "run")
+    other["model"] = {
+        "class_path": "lightning_modules.weighted_inference.ScoreFusionModule",
+        "init_args": {"networks": {"residual": str(checkpoint)}},
+    }
+    config = tmp_path / "fusion.yaml"
+    config.write_text(yaml.safe_dump(other))
+    for verb in ("test", "fit"):
+        line = failing(capsys, verb, "--config", config, "--ckpt_path", checkpoint)
+        assert line.startswith(
+            f"error: {checkpoint}: expected a checkpoint of model lightning_modules.weighted_inference"
+        )
+        assert "came one of lightning_modules.recognition.RecognitionModule; choose another --ckpt_path" in line
+    line = failing(capsys, "test", "--config", fitted, "--model.init_args.stream", "mv", "--ckpt_path", checkpoint)
+    assert "expected a checkpoint of stream mv, as the configuration has, came one of residual" in line
+    assert not (tmp_path / "run" / "test.json").exists()
+
+
+def test_the_configuration_counts_not_what_the_checkpoint_was_trained_with(
+    fitted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = fitted.parent / "run" / "checkpoints" / "best.ckpt"
+    options = ["--model.init_args.network.init_args.width", 8, "--ckpt_path", checkpoint]
+    assert "size mismatch" in failing(capsys, "test", "--config", fitted, *options)
+
+
+def test_damaged_checkpoints_are_named(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (fitted.parent / "run" / "checkpoints" / "last.ckpt").read_bytes()
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    options = ("--config", fitted, "--run_dir", run)
+    for verb, name in {"fit": "last.ckpt", "test": "best.ckpt"}.items():
+        path = run / "checkpoints" / name
+        for content in (whole[:-100], b"", b"notes"):
+            path.write_bytes(content)
+            line = failing(capsys, verb, *options)
+            assert line.startswith(f"error: {path}: expected a whole Lightning checkpoint (--ckpt_path), came a file")
+        torch.save({"weights": torch.ones(1)}, path)
+        line = failing(capsys, verb, *options)
+        assert line.startswith(f"error: {path}: expected a whole Lightning checkpoint with")
+        assert "came a dict with keys ['weights']; train again, or choose another with --ckpt_path" in line
 
 
 def test_traceback_is_shown_on_demand(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

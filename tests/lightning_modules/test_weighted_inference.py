@@ -71,6 +71,7 @@ def save_source(path: Path, stream: str, *, num_classes: int = 3, **options: Any
     config = {"class_path": "lightning_modules.networks.resnet10", "init_args": init_args}
     checkpoint = {
         "hyper_parameters": {"network": config, "stream": stream} | options.pop("hyper_parameters", {}),
+        "pytorch-lightning_version": "2.6.6",
         "state_dict": state,
         "Clips": {"classes": list(Clips.classes)[:num_classes]},
     }
@@ -236,6 +237,16 @@ def test_a_missing_source_is_named(tmp_path: Path, sources: dict[str, str]) -> N
         make_trainer(tmp_path).fit(ScoreFusionModule(sources | {"mv": "/nowhere.ckpt"}), Clips())
 
 
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_a_damaged_source_is_named(tmp_path: Path, sources: dict[str, str], content: bytes | None) -> None:
+    path = Path(sources["mv"])
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(
+        ValueError, match=rf"{path}: expected a whole Lightning checkpoint .*`model\.init_args\.networks`"
+    ):
+        make_trainer(tmp_path).fit(ScoreFusionModule(sources), Clips())
+
+
 def test_testing_before_fitting_is_refused(tmp_path: Path, sources: dict[str, str]) -> None:
     for verb in ("validate", "test", "predict"):
         with pytest.raises(ValueError, match="has no networks: run `fit`"):
@@ -256,7 +267,11 @@ class Shards(Clips):
     def train_dataloader(self):
         place = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
         sampler = EpochSampler(num_videos, shuffle=False, repeat=True, **place)
-        return DataLoader(Keys(), sampler=sampler, batch_size=6, collate_fn=lambda keys: make_batch(keys, substituted=3))
+        return DataLoader(Keys(), sampler=sampler, batch_size=6, collate_fn=collate)
+
+
+def collate(videos):
+    return make_batch(videos, substituted=3)
 
 
 class Keys:

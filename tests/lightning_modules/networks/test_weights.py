@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import pickle
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -138,8 +137,24 @@ def test_a_missing_file_is_named() -> None:
 def test_code_in_a_file_is_not_executed(tmp_path: Path) -> None:
     path = tmp_path / "evil.pth"
     torch.save({"conv1.weight": Path}, path)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(
+        ValueError, match=r"evil\.pth: expected weights saved by PyTorch, came a file that .*holds code"
+    ):
         load_weights(resnet10(4, width=8), str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"model: resnet\n", b"PK\3\4", b"\x80\x02}."], ids=repr)
+def test_files_of_another_kind_are_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"other\.pth: expected"):
+        load_weights(resnet10(4, width=8), str(path))
+
+
+def test_a_truncated_file_is_named(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="expected weights saved by PyTorch, came a file that is damaged"):
+        load_weights(resnet10(4, width=8), str(file))
 
 
 def test_downloads_once_and_checks_the_digest(server: str, file: Path, cache: Path) -> None:
