@@ -19,6 +19,7 @@ from datamodules.clip import UNKNOWN_LABEL, ClipBatch, Failure
 from datamodules.clip_dataset import ClipDataset
 from datamodules.clip_reader import ClipReader, Colorspace, Reference
 from datamodules.epoch_sampler import EpochSampler
+from datamodules.eval_loader import EvalDataLoader
 from datamodules.failure_ledger import FailureLedger
 from datamodules.index_cache import IndexCache
 from datamodules.resumable_loader import ResumableDataLoader
@@ -264,7 +265,7 @@ class CompressedVideoDataModule(LightningDataModule):
     def _eval_loader(self, split: str, reader: ClipReader, batch_size: int) -> DataLoader:
         dataset = self._dataset(split, reader)
         options = self._loader_options(dataset, self._sampler(dataset, shuffle=False))
-        return DataLoader(dataset, batch_size=batch_size, **options)
+        return EvalDataLoader(dataset, batch_size=batch_size, **options)
 
     def _loader_options(self, dataset: ClipDataset, sampler: EpochSampler) -> dict[str, Any]:
         """A private generator: loading takes nothing from torch's global one, so that models can be resumed."""
