@@ -90,11 +90,11 @@ def stream_of(batch: ClipBatch, stream: str, network: nn.Module) -> Tensor:
     return clips
 
 
-def check_labelled(batch: ClipBatch) -> None:
-    """Check that every video of a batch has a label.
+def check_labelled(batch: ClipBatch, *, multi_label: bool = False) -> None:
+    """Check that every video of a batch has a label, and of the kind that the model learns.
 
     Raises:
-        ValueError: one has not.
+        ValueError: one has none, or one label where several are expected, or several where one is.
     """
     if (batch.labels < 0).any():
         unlabelled = (batch.labels < 0).view(len(batch), -1).any(dim=1)
@@ -102,3 +102,18 @@ def check_labelled(batch: ClipBatch) -> None:
         raise ValueError(
             f"{path}: no label; fit, validate and test need labelled videos (`data.annotations`), predict not"
         )
+    if multi_label and batch.labels.ndim == 1:
+        raise ValueError(
+            "expected videos with several labels each (B, num_classes), came one label each (B,); "
+            "set `model.init_args.multi_label: false`, or other `data.annotations`"
+        )
+    if not multi_label and batch.labels.ndim == 2 and not _are_probabilities(batch.labels):
+        raise ValueError(
+            f"expected videos with one label each (B,), came several labels each {tuple(batch.labels.shape)}; "
+            "set `model.init_args.multi_label: true` (score fusion has none), or other `data.annotations`"
+        )
+
+
+def _are_probabilities(labels: Tensor) -> bool:
+    """Whether rows (B, num_classes) sum to 1: soft labels of one class, not several."""
+    return bool(((labels.float().sum(dim=1) - 1).abs() < 1e-3).all())

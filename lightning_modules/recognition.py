@@ -109,7 +109,7 @@ class RecognitionModule(LightningModule):
 
     @override
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        check_labelled(batch)
+        check_labelled(batch, multi_label=self.multi_label)
         logits = self(batch)
         terms = self.losses(logits, batch.labels)
         self._log_training(logits, batch.labels, terms)
@@ -164,7 +164,7 @@ class RecognitionModule(LightningModule):
         """Take in a batch, unless no video of it could be read; callbacks get the predictions."""
         logits = self(batch)
         if len(batch):
-            check_labelled(batch)
+            check_labelled(batch, multi_label=self.multi_label)
             metrics.update(logits, batch.labels, _sum(self.losses(logits, batch.labels)))
         return Predictions(batch.paths, logits, batch.seconds, batch.failures)
 

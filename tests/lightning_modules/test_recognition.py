@@ -189,6 +189,21 @@ def test_unlabelled_videos_are_refused_in_training_only(tmp_path: Path) -> None:
     assert len(make_trainer(tmp_path).predict(make_module(), batches)) == 1
 
 
+@pytest.mark.parametrize(
+    ("multi_label", "labels", "message"),
+    [
+        (True, torch.arange(4) % 3, r"came one label each \(B,\); set `model\.init_args\.multi_label: false`"),
+        (False, torch.tensor([[1, 0, 1]] * 4), r"came several labels each \(4, 3\); set .*multi_label: true`"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
+def test_data_with_one_label_and_with_several_are_told_apart(
+    tmp_path: Path, verb: str, multi_label: bool, labels: Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(make_trainer(tmp_path), verb)(make_module(multi_label=multi_label), loader([make_batch(labels=labels)]))
+
+
 def test_predicting_does_not_ask_for_the_networks_classes(tmp_path: Path) -> None:
     class Unlabelled(Clips):
         @property
