@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_modules.networks.feature_info import FeatureInfo
+from lightning_modules.networks.input_norm import norm_and_convolve
 from lightning_modules.networks.weights import load_weights
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -134,8 +135,8 @@ class ResNet(nn.Module):
             ValueError: the clip is not 5-dimensional or has another number of channels.
         """
         self._check_shape(clip)
-        maps = self.input_bn(clip.flatten(0, 1))
-        features = {"stem": self.maxpool(self.relu(self.bn1(self.conv1(maps))))}
+        maps = norm_and_convolve(clip.flatten(0, 1), self.input_bn, self.conv1)
+        features = {"stem": self.maxpool(self.relu(self.bn1(maps)))}
         maps = features["stem"]
         for name in STAGES:
             features[name] = maps = self.get_submodule(name)(maps)
