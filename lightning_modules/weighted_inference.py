@@ -43,7 +43,8 @@ class ScoreFusionModule(LightningModule):
         batch.streams["iframe"] --> network --> logits * scale --+
 
     ``fit`` is one epoch without gradients: it gathers the logits of all its videos and, with the last batch, solves for
-    the scales. Give it videos the networks were not trained on: ``data.init_args.fit_split: val``. A checkpoint holds
+    the scales. Give it videos the networks were not trained on: ``data.init_args.fit_split: val``. All ranks must make
+    as many steps, as ever in Lightning; a video that comes twice for that, counts once. A checkpoint holds
     the networks too: ``test`` and ``predict`` from it do not read the files in ``networks``, nor does a resumed fit.
 
     Logs ``val/`` and ``test/`` ``loss``, ``num_videos``, ``top1``, ``top5`` and, of each network alone,

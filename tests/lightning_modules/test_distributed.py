@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from callbacks.csv_log import read_rows
 
@@ -16,11 +17,11 @@ STREAMKD = Path(sys.executable).with_name("streamkd")
 TWO_RANKS = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
 
 
-def run(*args: object) -> str:
+def run(*args: object, timeout: int = 300) -> str:
     """Run the installed command as a user would; it must succeed. Returns what it printed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [str(STREAMKD), *map(str, args)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -38,6 +39,43 @@ def test_two_ranks_fit_in_bf16_and_validate_each_video_once(tiny_config: Path, t
     (row,) = [row for row in read_rows(tmp_path / "run" / "metrics.csv") if row["val/num_videos"]]
     assert float(row["val/num_videos"]) == 6
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 2  # five videos a rank
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("per_class", "ranks"), [((2, 3), 2), ((1, 1), 3)], ids=["uneven", "a rank without"])
+def test_fusion_fits_and_tests_on_ranks_that_share_videos_unevenly(
+    tiny_config: Path, tiny_videos: Path, tmp_path: Path, per_class: tuple[int, int], ranks: int
+) -> None:
+    """Scales and metrics are those of one rank; batches of two, and a checkpoint after every step."""
+    run("fit", "--config", tiny_config, "--trainer.max_epochs", 1)
+    root = few_videos(tiny_videos, tmp_path / "videos", per_class)
+    config = yaml.safe_load(tiny_config.read_text())
+    config["model"] = {
+        "class_path": "lightning_modules.weighted_inference.ScoreFusionModule",
+        "init_args": {"networks": {"residual": str(tmp_path / "run" / "checkpoints" / "best.ckpt")}, "l1": 0.01},
+    }
+    config["data"]["init_args"]["fit_split"] = "val"
+    config["data"]["init_args"]["annotations"]["init_args"]["root"] = str(root)
+    (tmp_path / "fusion.yaml").write_text(yaml.safe_dump(config | {"checkpoint_every_n_steps": 1}))
+    results = []
+    for name, options in {"one": (), "more": ("--trainer.strategy", "ddp", "--trainer.devices", ranks)}.items():
+        command = ("--config", tmp_path / "fusion.yaml", "--run_dir", tmp_path / name, *options)
+        run("fit", *command, "--trainer.max_epochs", 1, timeout=60)
+        run("test", *command, timeout=60)
+        results.append(json.loads((tmp_path / name / "test.json").read_text())["metrics"])
+    torch.testing.assert_close(weights(tmp_path / "more")["scales"], weights(tmp_path / "one")["scales"])
+    assert results[1] == pytest.approx(results[0], abs=1e-6)
+
+
+def few_videos(source: Path, target: Path, per_class: tuple[int, int]) -> Path:
+    """Links to the first few videos of either class, of every split."""
+    for split in ("train", "val", "test"):
+        for label, count in zip(("left", "right"), per_class, strict=True):
+            folder = target / split / label
+            folder.mkdir(parents=True)
+            for video in sorted((source / split / label).iterdir())[:count]:
+                (folder / video.name).symlink_to(video)
+    return target
 
 
 @pytest.mark.slow
