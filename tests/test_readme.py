@@ -84,6 +84,13 @@ def test_paths_exist(path: str) -> None:
     assert (ROOT / path).exists()
 
 
+def test_no_blank_is_left_to_fill_in() -> None:
+    for path in (ROOT / "README.md", *(ROOT / "configs").rglob("*.*")):
+        assert not re.search(r"TODO|TBD|not measured|\b[A-Z]+_[A-Z]+\b(?!=)", re.sub(r"`.*?`", "", path.read_text())), (
+            path
+        )
+
+
 def test_pictures_are_there() -> None:
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
     assert pictures
