@@ -28,7 +28,7 @@ from datamodules.whole_file import open_whole
 MAX_PREDICTIONS = 24
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .25rem .8rem; text-align: right; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: .92em; } th, td { padding: .25rem .8rem; text-align: right; }
 th { border-bottom: 2px solid #888; } td { border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; } tr.best td { font-weight: 600; }
 img { max-width: 100%; display: block; margin: 1rem 0; } .note { color: #666; font-size: .9em; }
@@ -242,16 +242,16 @@ def _predictions(run: Run) -> str:
     rows = [_prediction_row(record) for record in run.predictions[:MAX_PREDICTIONS]]
     rest = len(run.predictions) - len(rows)
     more = f'<p class="note">and {rest} more in {html.escape(run.name)}/predictions.jsonl</p>' if rest > 0 else ""
-    return f"<h3>{html.escape(run.name)}</h3>{_table(['clip', 'first', 'second', 'third', 'ms'], rows)}{more}"
+    return f"<h3>{html.escape(run.name)}</h3>{_table(['clip', 'first', 'second', 'ms'], rows)}{more}"
 
 
 def _prediction_row(record: dict[str, Any]) -> list[str]:
     path = Path(record["path"])
     name = html.escape("/".join(path.parts[-2:]))
     if "error" in record:
-        return [name, f"<span class=wrong>{html.escape(record['error'])}</span>", "", "", ""]
-    guesses = [f"{html.escape(guess['class'])} {100 * guess['probability']:.0f} %" for guess in record["top"][:3]]
-    guesses += [""] * (3 - len(guesses))
+        return [name, f"<span class=wrong>{html.escape(record['error'])}</span>", "", ""]
+    guesses = [f"{html.escape(guess['class'])} {100 * guess['probability']:.0f} %" for guess in record["top"][:2]]
+    guesses += [""] * (2 - len(guesses))
     return [name, *guesses, f"{1000 * record['seconds']:.1f}"]
 
 

@@ -67,7 +67,7 @@ def test_report_says_what_the_runs_say(tmp_path, capsys):
     page = Page(text)
     assert ["mv", "50.0", "40.0", "30.9 - 49.8", "100.0", "100"] in page.cells
     assert ["d", "a<b", "17"] in page.cells
-    assert ["x/1.mp4", "a<b 70 %", "c 30 %", "", "2.0"] in page.cells
+    assert ["x/1.mp4", "a<b 70 %", "c 30 %", "2.0"] in page.cells
     assert ["fusion", "12", "2", "10.00", "4.00"] in page.cells
     assert "<b>fusion</b> is best: 80.0 %" in text
     assert "torn" in text
