@@ -28,7 +28,8 @@ from datamodules.whole_file import open_whole
 MAX_PREDICTIONS = 24
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: .92em; } th, td { padding: .25rem .8rem; text-align: right; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: .92em; }
+th, td { padding: .25rem .8rem; text-align: right; }
 th { border-bottom: 2px solid #888; } td { border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; } tr.best td { font-weight: 600; }
 img { max-width: 100%; display: block; margin: 1rem 0; } .note { color: #666; font-size: .9em; }
