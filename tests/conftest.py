@@ -10,8 +10,16 @@ import pytest
 import yaml
 
 from datamodules.bitstream.encode import encode_frames
+
+# Loader workers are forked, as from a shell: those of a fork server would outlive a parent that is killed.
+COMMAND_LINE = """
+import multiprocessing
+
 from lightning_modules.cli import main
 
+multiprocessing.set_start_method("fork", force=True)
+main(args)
+"""
 SPLITS = {"train": 5, "val": 3, "test": 2}  # videos a class; two classes
 
 
@@ -109,7 +117,7 @@ def streamkd() -> Callable[..., int | None]:
         forkserver.ensure_running()
 
     def run(*args: object) -> int | None:
-        process = context.Process(target=main, args=([str(arg) for arg in args],))
+        process = context.Process(target=exec, args=(COMMAND_LINE, {"args": [str(arg) for arg in args]}))
         process.start()
         process.join(120)
         return process.exitcode
