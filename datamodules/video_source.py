@@ -24,10 +24,8 @@ def obstacle(index: VideoIndex, streams: Collection[str]) -> str | None:
     """Why these streams cannot be read from this video as it is encoded; None where they can."""
     types = set("".join(index.packet_types))
     if any(STREAM_FORMATS[stream].is_motion for stream in streams):
-        if not index.exports_vectors:
-            return f"decoders of its codec ({index.codec}) export no motion vectors"
-        if index.vector_obstacle:
-            return f"motion vectors cannot be accumulated: {index.vector_obstacle}"
+        if index.vector_refusal:
+            return index.vector_refusal
         if max(gop.length for gop in index.gops) == 1:
             return "it has no P-frame, so no motion vectors"
     if "rgb" in streams and types - {"I", "P"}:

@@ -73,6 +73,15 @@ class VideoIndex:
     vector_obstacle: str | None
 
     @property
+    def vector_refusal(self) -> str | None:
+        """Why motion vectors and residuals cannot be read from this video as it is encoded; None where they can."""
+        if not self.exports_vectors:
+            return f"decoders of its codec ({self.codec}) export no motion vectors"
+        if self.vector_obstacle:
+            return f"motion vectors cannot be accumulated: {self.vector_obstacle}"
+        return None
+
+    @property
     def is_sliceable(self) -> bool:
         """Whether packets can be read from the file by offset and size."""
         return bool((self.offsets >= 0).all())

@@ -213,10 +213,8 @@ class CompressedVideo:
             raise ValueError(f"streams {sorted(wanted)}: expected some of {', '.join(STREAMS)}")
         if not 0 <= gop < len(self.gops):
             raise IndexError(f"GOP {gop}: {self.path} has GOPs 0 to {len(self.gops) - 1}")
-        if wanted & _VECTOR_STREAMS and not self.index.exports_vectors:
-            self._refuse(f"decoders of its codec ({self.index.codec}) export no motion vectors")
-        if wanted & _VECTOR_STREAMS and self.index.vector_obstacle:
-            self._refuse(f"motion vectors cannot be accumulated: {self.index.vector_obstacle}")
+        if wanted & _VECTOR_STREAMS and self.index.vector_refusal:
+            self._refuse(self.index.vector_refusal)
         if "rgb" in wanted and set(self.gops[gop].frame_types) - {"I", "P"}:
             self._refuse(f"frame types {self.gops[gop].frame_types} where plain frames need I and P")
         return wanted
