@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
+from callbacks.all_ranks import gather_objects
 from callbacks.csv_log import CsvLog
 
 State = dict[str, Any]
@@ -154,8 +155,4 @@ def _join(meta: Any, before: Tensor, after: Tensor) -> Tensor:
 def _gather(trainer: pl.Trainer, state: State) -> list[State]:
     """The states of all ranks, on the CPU."""
     state = torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu().clone(), state)
-    if trainer.world_size == 1:
-        return [state]
-    states: list[State] = [{} for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(states, state)
-    return states
+    return gather_objects(state, trainer.world_size)

@@ -1,16 +1,17 @@
 """Predictions as JSON lines for programs and as a table for people."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from typing_extensions import override
 
+from callbacks.all_ranks import gather_objects
 from datamodules.whole_file import open_whole
 
 Record = dict[str, Any]
@@ -62,7 +63,7 @@ class PredictionWriter(pl.Callback):
 
     @override
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        records = in_order(_gather(self._records, trainer.world_size))
+        records = in_order(list(chain(*gather_objects(self._records, trainer.world_size))))
         if not trainer.is_global_zero:
             return
         with open_whole(self.path) as file:
@@ -94,14 +95,6 @@ def _class_names(trainer: pl.Trainer, num_classes: int) -> list[str]:
     """The datamodule's names; numbers when it has none, or not as many as the network has outputs."""
     classes = list(getattr(getattr(trainer, "datamodule", None), "classes", None) or [])
     return classes if len(classes) == num_classes else [str(index) for index in range(num_classes)]
-
-
-def _gather(records: list[Record], world_size: int) -> list[Record]:
-    if world_size == 1:
-        return records
-    gathered: list[list[Record]] = [[] for _ in range(world_size)]
-    torch.distributed.all_gather_object(gathered, records)
-    return [record for part in gathered for record in part]
 
 
 def _table(records: list[Record]) -> Table:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from callbacks.all_ranks import gather_objects
 from datamodules.clip import ClipBatch
 from datamodules.whole_file import open_whole
 
@@ -103,7 +104,7 @@ class TestReport(pl.Callback):
 
     @override
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        tally = sum(_gather(self._tally, trainer.world_size), Tally())
+        tally = sum(gather_objects(self._tally, trainer.world_size), Tally())
         if trainer.is_global_zero:
             stage = "validate" if trainer.state.fn == "validate" else "test"
             with open_whole(self.folder / f"{stage}.json") as file:
@@ -145,11 +146,3 @@ class TestReport(pl.Callback):
             "confusion": None if tally.confusion is None else tally.confusion.tolist(),
             "failures": tally.failures,
         }
-
-
-def _gather(tally: Tally, world_size: int) -> list[Tally]:
-    if world_size == 1:
-        return [tally]
-    tallies = [Tally() for _ in range(world_size)]
-    torch.distributed.all_gather_object(tallies, tally)
-    return tallies
