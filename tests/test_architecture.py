@@ -7,7 +7,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
-PURE = ("lightning_modules.networks", "lightning_modules.ensemble", "datamodules.bitstream")
+PURE = (
+    "lightning_modules.networks",
+    "lightning_modules.losses",
+    "lightning_modules.analysis",
+    "lightning_modules.ensemble",
+    "datamodules.bitstream",
+)
 COMMANDS = tuple(f"lightning_modules.{name}" for name in ("cli", "trainer_cli", "run_directory", "loggers", "report"))
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

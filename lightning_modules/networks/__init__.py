@@ -1,6 +1,9 @@
 """Networks over clips of shape (B, T, C, H, W); plain PyTorch, no Lightning."""
 
+from lightning_modules.networks.backbone import Backbone
+from lightning_modules.networks.early_exit import EarlyExitNetwork, EarlyExitNetworks
 from lightning_modules.networks.feature_info import FeatureInfo
+from lightning_modules.networks.internal_classifier import InternalClassifier, LinearClassifier
 from lightning_modules.networks.resnet import (
     ResNet,
     resnet10,
@@ -13,7 +16,12 @@ from lightning_modules.networks.resnet import (
 from lightning_modules.networks.weights import WeightReport, load_weights
 
 __all__ = [
+    "Backbone",
+    "EarlyExitNetwork",
+    "EarlyExitNetworks",
     "FeatureInfo",
+    "InternalClassifier",
+    "LinearClassifier",
     "ResNet",
     "WeightReport",
     "load_weights",

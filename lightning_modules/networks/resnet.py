@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import override
 
+from lightning_modules.networks.backbone import Backbone
 from lightning_modules.networks.feature_info import FeatureInfo
 from lightning_modules.networks.input_norm import norm_and_convolve
 from lightning_modules.networks.weights import load_weights
-
-STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class BasicBlock(nn.Module):
@@ -62,7 +62,7 @@ class Bottleneck(nn.Module):
         return self.relu(out + self.downsample(maps))
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """A residual network that classifies clips frame by frame and averages the frames' logits.
 
     Attributes: ``num_classes``, ``in_channels`` and ``feature_info``, which describes the maps that
@@ -74,6 +74,8 @@ class ResNet(nn.Module):
         num_classes: length of the logits.
         in_channels: channels of the clips, e.g. 3 for I-frames and residuals, 2 for motion vectors.
         width: channels of the stem; the stages have 1, 2, 4 and 8 times as many. 64 is the published width.
+        strides: of the four stages; (1, 1, 2, 2) keeps maps twice as large from ``layer2`` on, as ResKD's R50-S does,
+            and takes the same weights.
         input_norm: put a BatchNorm (``input_bn``) on the raw input, as CoViAR does for vectors and residuals.
         dropout: probability of dropping a pooled feature before the classifier.
     """
@@ -86,6 +88,7 @@ class ResNet(nn.Module):
         in_channels: int = 3,
         *,
         width: int = 64,
+        strides: Sequence[int] = (1, 2, 2, 2),
         input_norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
@@ -98,54 +101,31 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.feature_info = [FeatureInfo("stem", width, 4)]
-        self.layer1 = self._stage("layer1", block, width, depths[0], stride=1)
-        self.layer2 = self._stage("layer2", block, 2 * width, depths[1], stride=2)
-        self.layer3 = self._stage("layer3", block, 4 * width, depths[2], stride=2)
-        self.layer4 = self._stage("layer4", block, 8 * width, depths[3], stride=2)
+        self.layer1 = self._stage("layer1", block, width, depths[0], strides[0])
+        self.layer2 = self._stage("layer2", block, 2 * width, depths[1], strides[1])
+        self.layer3 = self._stage("layer3", block, 4 * width, depths[2], strides[2])
+        self.layer4 = self._stage("layer4", block, 8 * width, depths[3], strides[3])
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.feature_info[-1].channels, num_classes)
         self._initialise()
 
-    def forward(self, clip: Tensor) -> Tensor:
-        """Classify clips.
+    @override
+    def forward_stage(self, name: str, maps: Tensor) -> Tensor:
+        if name == "stem":
+            self._check_shape(maps)
+        run = self._stem if name == "stem" else self.get_submodule(name)
+        return run(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
 
-        Args:
-            clip: (B, T, in_channels, H, W) float, normalised.
-
-        Returns:
-            (B, num_classes) logits, the mean over the T frames.
-        """
-        return self.frame_logits(clip).mean(dim=1)
-
-    def frame_logits(self, clip: Tensor) -> Tensor:
-        """Classify every frame by itself: (B, T, in_channels, H, W) -> (B, T, num_classes)."""
-        return self.forward_head(self.forward_features(clip)["layer4"])
-
-    def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
-        """Compute the maps named in ``feature_info``.
-
-        Args:
-            clip: (B, T, in_channels, H, W) float, normalised.
-
-        Returns:
-            (B, T, channels, H / reduction, W / reduction) by name, sides rounded up.
-
-        Raises:
-            ValueError: the clip is not 5-dimensional or has another number of channels.
-        """
-        self._check_shape(clip)
-        maps = norm_and_convolve(clip.flatten(0, 1), self.input_bn, self.conv1)
-        features = {"stem": self.maxpool(self.relu(self.bn1(maps)))}
-        maps = features["stem"]
-        for name in STAGES:
-            features[name] = maps = self.get_submodule(name)(maps)
-        return {name: maps.unflatten(0, clip.shape[:2]) for name, maps in features.items()}
-
+    @override
     def forward_head(self, features: Tensor) -> Tensor:
-        """Classify the maps of ``layer4``: (B, T, channels, h, w) -> (B, T, num_classes) logits per frame."""
         pooled = self.avgpool(features.flatten(0, 1)).flatten(1)
         return self.fc(self.dropout(pooled)).unflatten(0, features.shape[:2])
+
+    def _stem(self, frames: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, width, H / 4, W / 4)."""
+        maps = norm_and_convolve(frames, self.input_bn, self.conv1)
+        return self.maxpool(self.relu(self.bn1(maps)))
 
     def _stage(
         self, name: str, block: type[BasicBlock] | type[Bottleneck], channels: int, depth: int, stride: int
@@ -162,13 +142,6 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def _check_shape(self, clip: Tensor) -> None:
-        if clip.ndim != 5 or clip.shape[2] != self.in_channels:
-            raise ValueError(
-                f"expected clips of shape (B, T, {self.in_channels}, H, W), came {tuple(clip.shape)}; "
-                "the network's `in_channels` must be the channels of its stream"
-            )
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -196,7 +169,7 @@ def _resnet(
     return network
 
 
-# Options of all of them: `width`, `input_norm`, `dropout` as in `ResNet`; `weights`, `sha256` as in `load_weights`.
+# Options of all of them: those of `ResNet` after `in_channels`; `weights`, `sha256` as in `load_weights`.
 
 
 def resnet10(num_classes: int, in_channels: int = 3, **options: Any) -> ResNet:

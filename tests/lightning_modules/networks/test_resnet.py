@@ -145,6 +145,14 @@ def test_feature_info_describes_the_features(name: str, size: tuple[int, int]) -
     torch.testing.assert_close(network.forward_head(features["layer4"]).mean(1), network(clip))
 
 
+def test_strides_change_the_maps_and_not_the_weights() -> None:
+    usual, fine = resnet10(4, width=8).eval(), resnet10(4, width=8, strides=(1, 1, 2, 2)).eval()
+    fine.load_state_dict(usual.state_dict())
+    assert [info.reduction for info in fine.feature_info] == [4, 4, 4, 8, 16]
+    features = fine.forward_features(torch.zeros(1, 1, 3, 64, 64))
+    assert [maps.shape[-1] for maps in features.values()] == [16, 16, 16, 8, 4]
+
+
 def test_an_empty_batch_gives_no_logits() -> None:
     assert resnet10(4, width=8).eval()(torch.zeros(0, 3, 3, 32, 32)).shape == (0, 4)
 

@@ -1,0 +1,201 @@
+"""Frozen networks with early exits: internal classifiers beside their own, one network or one for each stream.
+
+Soufleri et al., "Advancing Compressed Video Action Recognition through Progressive Knowledge Distillation"
+(arXiv 2407.02713), section 3: three internal classifiers and the network's own make 4 exits, three streams make 12.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.networks.backbone import Backbone
+from lightning_modules.networks.exit_layout import ClassifierCallable, build_classifiers
+
+FINAL = "final"
+
+
+class EarlyExitNetwork(nn.Module):
+    """A frozen network, internal classifiers on its maps, and its own classifier as the last exit.
+
+    ::
+
+        clip -> stem -> layer1 ---> layer2 ---> layer3 ---> layer4 -> head     frozen, in eval mode, without gradients
+                          |           |           |                    |
+                      classifier  classifier  classifier               |       these learn
+                          |           |           |                    |
+                       "layer1"    "layer2"    "layer3"             "final"
+
+    Attributes: ``exit_names`` from shallow to deep, ``num_classes`` and ``in_channels``.
+
+    Args:
+        backbone: a ``Backbone``. It is frozen here, and ``train()`` leaves it so.
+        exits: the layout of internal classifiers: ``resnet18`` and ``resnet50`` are the paper's, ``convolutional`` and
+            ``linear`` fit any network; or the classifiers' factories by depth (see ``exit_layout``).
+
+    Raises:
+        ValueError: no ``Backbone``, no such layout, or one with depths that the backbone lacks.
+    """
+
+    def __init__(self, backbone: nn.Module, exits: str | Mapping[str, ClassifierCallable] = "convolutional") -> None:
+        super().__init__()
+        if not isinstance(backbone, Backbone):
+            raise ValueError(f"`backbone`: expected a network with depths (`Backbone`), came {type(backbone).__name__}")
+        self.num_classes = backbone.num_classes
+        self.in_channels = backbone.in_channels
+        self.backbone = backbone.requires_grad_(False).eval()
+        self.classifiers = build_classifiers(exits, backbone.feature_info, self.num_classes)
+        self.exit_names = (*self.classifiers, FINAL)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Classify clips at every exit, in one pass.
+
+        Args:
+            clip: (B, T, in_channels, H, W) float, normalised.
+
+        Returns:
+            (B, K, num_classes) logits in the order of ``exit_names``; gradients reach the internal classifiers alone.
+        """
+        return torch.stack([logits for _, logits in self.exits(clip)], dim=1)
+
+    def exits(self, clip: Tensor) -> "ExitRun":
+        """Classify clips (B, T, in_channels, H, W) at one exit after the other, as they are asked for."""
+        return ExitRun(self, clip)
+
+    @torch.no_grad()
+    def forward_stage(self, name: str, maps: Tensor) -> Tensor:
+        """The frozen backbone's step to the depth ``name``."""
+        return self.backbone.forward_stage(name, maps)
+
+    @torch.no_grad()
+    def forward_head(self, maps: Tensor) -> Tensor:
+        """The frozen backbone's own classifier: last maps (B, T, channels, h, w) -> (B, num_classes)."""
+        return self.backbone.forward_head(maps).mean(dim=1)
+
+    def train(self, mode: bool = True) -> "EarlyExitNetwork":
+        """Set the classifiers' mode; the backbone stays in eval mode, so that its BatchNorm does not drift."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+
+class ExitRun(Iterator[tuple[str, Tensor]]):
+    """The exits of one batch, each computed when it is asked for; samples may leave in between.
+
+    ::
+
+        run = network.exits(clip)
+        for name, logits in run:  # (b, num_classes) of the b samples that are still there
+            run.keep(logits.softmax(1).amax(1) <= threshold)
+
+    Args:
+        network: the network to run.
+        clip: (B, T, in_channels, H, W) float, normalised.
+    """
+
+    def __init__(self, network: EarlyExitNetwork, clip: Tensor) -> None:
+        self.network = network
+        self.maps = clip
+        self._steps = self._run()
+
+    def __next__(self) -> tuple[str, Tensor]:
+        return next(self._steps)
+
+    def keep(self, chosen: Tensor) -> None:
+        """Go on with some of the samples: indices, or (b,) bool over those that are still there."""
+        self.maps = self.maps[chosen]
+
+    def _run(self) -> Iterator[tuple[str, Tensor]]:
+        for info in self.network.backbone.feature_info:
+            self.maps = self.network.forward_stage(info.name, self.maps)
+            if info.name in self.network.classifiers:
+                yield info.name, self.network.classifiers[info.name](self.maps)
+        yield FINAL, self.network.forward_head(self.maps)
+
+
+class EarlyExitNetworks(nn.Module):
+    """Early-exit networks of several streams, their exits in one order: ``mv/layer1`` ... ``iframe/final``.
+
+    Attributes: ``networks`` by stream, ``exit_names`` in order, ``num_classes``.
+
+    Args:
+        networks: by stream, all of the same classes.
+        order: of the exits: names of streams, each for all of its exits, or of exits, e.g. ``mv/layer1``. Every exit
+            comes once, a shallow one before a deeper one of its stream. None takes the order of ``networks``; the
+            paper's is motion vectors, residual, I-frame.
+
+    Raises:
+        ValueError: no network, networks of different classes, or another order.
+    """
+
+    def __init__(self, networks: dict[str, EarlyExitNetwork], *, order: Sequence[str] | None = None) -> None:
+        super().__init__()
+        classes = {stream: network.num_classes for stream, network in networks.items()}
+        if len(set(classes.values())) != 1:
+            raise ValueError(f"expected networks of one `num_classes`, by stream, came {classes}")
+        self.networks = nn.ModuleDict(networks)
+        self.num_classes = next(iter(classes.values()))
+        self.exit_names = _ordered(networks, list(networks) if order is None else order)
+
+    def forward(self, streams: Mapping[str, Tensor]) -> Tensor:
+        """Classify clips at every exit of every network.
+
+        Args:
+            streams: (B, T, C, H, W) float by stream, normalised.
+
+        Returns:
+            (B, K, num_classes) logits in the order of ``exit_names``.
+        """
+        logits = dict(self.exits(lambda stream: streams[stream]))
+        return torch.stack([logits[name] for name in self.exit_names], dim=1)
+
+    def exits(self, load: Callable[[str], Tensor]) -> "StreamExitRun":
+        """Classify at one exit after the other, as they are asked for.
+
+        Args:
+            load: gives the clips (b, T, C, H, W) of a stream. It is called when the first exit of the stream is due,
+                and has to leave out the samples that have left by then.
+        """
+        return StreamExitRun(self, load)
+
+
+class StreamExitRun(Iterator[tuple[str, Tensor]]):
+    """The exits of several streams, as ``ExitRun``; a stream is loaded when its first exit is asked for.
+
+    Args:
+        networks: the networks to run.
+        load: gives the clips of a stream, of the samples that are still there.
+    """
+
+    def __init__(self, networks: EarlyExitNetworks, load: Callable[[str], Tensor]) -> None:
+        self.networks = networks
+        self.load = load
+        self.runs: dict[str, ExitRun] = {}
+        self._names = iter(networks.exit_names)
+
+    def __next__(self) -> tuple[str, Tensor]:
+        name = next(self._names)
+        stream, _ = name.split("/")
+        if stream not in self.runs:
+            network = self.networks.networks[stream]
+            assert isinstance(network, EarlyExitNetwork)
+            self.runs[stream] = network.exits(self.load(stream))
+        return name, next(self.runs[stream])[1]
+
+    def keep(self, chosen: Tensor) -> None:
+        """Go on with some of the samples: indices, or (b,) bool over those that are still there."""
+        for run in self.runs.values():
+            run.keep(chosen)
+
+
+def _ordered(networks: Mapping[str, EarlyExitNetwork], order: Sequence[str]) -> tuple[str, ...]:
+    """The names of all exits in ``order``, streams replaced by their exits."""
+    exits = {stream: [f"{stream}/{name}" for name in network.exit_names] for stream, network in networks.items()}
+    ordered = [name for entry in order for name in exits.get(entry, [entry])]
+    by_stream = {stream: [name for name in ordered if name in names] for stream, names in exits.items()}
+    if by_stream != exits or len(ordered) != sum(map(len, exits.values())):
+        raise ValueError(
+            f"`order`: expected each of {[name for names in exits.values() for name in names]} once, shallow before "
+            f"deep in each stream, or streams for all of theirs; came {list(order)}"
+        )
+    return tuple(ordered)

@@ -1,0 +1,66 @@
+"""Which internal classifier stands at which depth of a network.
+
+A layout is a factory of classifiers by depth, ``{"layer1": factory, ...}`` with ``factory(in_channels, num_classes)``.
+Those with a name:
+
+- ``resnet18``, ``resnet50``: of Soufleri et al. (arXiv 2407.02713), read in the public code; ``resnet50`` is for
+  ResNet-101 and -152 too.
+- ``convolutional``, ``linear``: for any network, one form at each of the three depths before the last.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from torch import nn
+
+from lightning_modules.networks.feature_info import FeatureInfo
+from lightning_modules.networks.internal_classifier import InternalClassifier, LinearClassifier
+
+ClassifierCallable = Callable[[int, int], nn.Module]
+
+PAPER_LAYOUTS: dict[str, dict[str, ClassifierCallable]] = {
+    "resnet18": {
+        "layer1": partial(InternalClassifier, channels=64, kernel_size=7),
+        "layer2": partial(InternalClassifier, channels=128),
+        "layer3": partial(InternalClassifier, channels=256),
+    },
+    "resnet50": {
+        "layer1": partial(InternalClassifier, channels=64),
+        "layer2": partial(InternalClassifier, channels=256),
+        "layer3": partial(InternalClassifier, channels=1024),
+    },
+}
+FORMS: dict[str, ClassifierCallable] = {"convolutional": InternalClassifier, "linear": LinearClassifier}
+
+
+def build_classifiers(
+    layout: str | Mapping[str, ClassifierCallable], feature_info: Sequence[FeatureInfo], num_classes: int
+) -> nn.ModuleDict:
+    """Build the classifiers of a layout for the maps of a network.
+
+    Args:
+        layout: a name (see the module), or factories by depth.
+        feature_info: what the network declares.
+        num_classes: length of the logits.
+
+    Returns:
+        Classifiers by depth, from shallow to deep.
+
+    Raises:
+        ValueError: an unknown name, a depth the network does not have, or no depth at all.
+    """
+    factories = _named(layout, feature_info) if isinstance(layout, str) else layout
+    depths = [info.name for info in feature_info]
+    if not factories or not set(factories) <= set(depths):
+        raise ValueError(f"`exits`: expected some of the network's depths {depths}, came {list(factories)}")
+    return nn.ModuleDict(
+        {info.name: factories[info.name](info.channels, num_classes) for info in feature_info if info.name in factories}
+    )
+
+
+def _named(name: str, feature_info: Sequence[FeatureInfo]) -> Mapping[str, ClassifierCallable]:
+    if name in FORMS:
+        return {info.name: FORMS[name] for info in feature_info[-4:-1]}
+    if name not in PAPER_LAYOUTS:
+        raise ValueError(f"`exits`: expected one of {[*PAPER_LAYOUTS, *FORMS]}, or classifiers by depth, came {name!r}")
+    return PAPER_LAYOUTS[name]
