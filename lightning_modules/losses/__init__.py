@@ -1,0 +1,5 @@
+"""Losses: pure functions of logits and features, no Lightning."""
+
+from lightning_modules.losses.soft_target import SoftTargetLoss, hard_label_cross_entropy, soft_target_cross_entropy
+
+__all__ = ["SoftTargetLoss", "hard_label_cross_entropy", "soft_target_cross_entropy"]
