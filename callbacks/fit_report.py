@@ -6,12 +6,15 @@ from pathlib import Path
 import lightning.pytorch as pl
 from typing_extensions import override
 
+from callbacks.all_ranks import gather_objects
 from callbacks.run_checkpoints import RunCheckpoints
 from datamodules.whole_file import open_whole
 
 
 class FitReport(pl.Callback):
-    """Writes limits, epochs, steps, seconds and last metrics. Runs on `on_fit_end`, so not after an error.
+    """Writes limits, epochs, steps, seconds, last metrics and the videos that could not be read.
+
+    Runs on `on_fit_end`, so not after an error.
 
     Args:
         path: the file to write.
@@ -22,6 +25,7 @@ class FitReport(pl.Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        failures = gather_objects(_failures(trainer), trainer.world_size)
         if not trainer.is_global_zero:
             return
         report = {
@@ -30,9 +34,16 @@ class FitReport(pl.Callback):
             "steps": trainer.global_step,
             **_best(trainer),
             "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
+            "failures": [{"path": path, "reason": reason} for path, reason in sorted(set().union(*failures))],
         }
         with open_whole(self.path) as file:
             json.dump(report, file, indent=2)
+
+
+def _failures(trainer: pl.Trainer) -> set[tuple[str, str]]:
+    """Path and reason of the videos that this rank met and could not read."""
+    found = getattr(trainer.datamodule, "failures", [])  # type: ignore[attr-defined]
+    return {(failure.path, failure.reason) for failure in found}
 
 
 def _best(trainer: pl.Trainer) -> dict[str, object]:
