@@ -15,8 +15,8 @@ import numpy as np
 from datamodules.bitstream import VideoIndex, build_index
 from datamodules.whole_file import written_whole
 
-_VERSION = 1
-_ARRAYS = ("offsets", "sizes", "times")
+_VERSION = 2
+_ARRAYS = ("offsets", "sizes", "times", "shown", "entries")
 _UNUSABLE = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
 
 Stamp = tuple[int, int]
@@ -108,6 +108,5 @@ def load_index(file: Path, path: str, stamp: Stamp) -> VideoIndex:
     values |= {
         "path": path,
         "extradata": bytes.fromhex(values["extradata"]),
-        "packet_types": tuple(values["packet_types"]),
     }
     return VideoIndex(**values, **arrays)

@@ -2,14 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.bitstream import CompressedVideo, UnreadableVideoError, VideoIndex
+from datamodules.bitstream import CompressedVideo, UnreadableVideoError
 from datamodules.bitstream.encode import reencode
 from datamodules.index_cache import IndexCache, file_stamp
-from datamodules.transforms import STREAM_FORMATS
 
 _GOP_SIZE = 12
 
@@ -18,19 +16,6 @@ def default_reencode_dir() -> str:
     """The user's cache folder for re-encoded videos: `$XDG_CACHE_HOME/streamkd/reencoded`, or below `~/.cache`."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(cache, "streamkd", "reencoded")
-
-
-def obstacle(index: VideoIndex, streams: Collection[str]) -> str | None:
-    """Why these streams cannot be read from this video as it is encoded; None where they can."""
-    types = set("".join(index.packet_types))
-    if any(STREAM_FORMATS[stream].is_motion for stream in streams):
-        if index.vector_refusal:
-            return index.vector_refusal
-        if max(gop.length for gop in index.gops) == 1:
-            return "it has no P-frame, so no motion vectors"
-    if "rgb" in streams and types - {"I", "P"}:
-        return "plain frames are read from I- and P-frames alone, and it has others"
-    return None
 
 
 @dataclass(frozen=True)
@@ -86,7 +71,7 @@ class VideoSource:
         if os.path.isdir(path):
             raise UnreadableVideoError(path, "it is a folder without video files", "name files, or other folders")
         index = self.indices.get(path)
-        reason = obstacle(index, self.streams)
+        reason = index.refusal(self.streams)
         if reason is None:
             return CompressedVideo(path, index)
         if self.stand_ins is None:

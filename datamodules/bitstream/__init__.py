@@ -2,8 +2,9 @@
 
 from datamodules.bitstream.encode import encode_frames, reencode
 from datamodules.bitstream.errors import UnreadableVideoError
+from datamodules.bitstream.frames import STREAMS, Frames
 from datamodules.bitstream.index import Gop, VideoIndex, build_index
-from datamodules.bitstream.reader import STREAMS, CompressedVideo, Frames
+from datamodules.bitstream.reader import CompressedVideo
 
 __all__ = [
     "STREAMS",

@@ -10,13 +10,18 @@ import av
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 
-_OPTIONS = {"flags2": "+export_mvs", "flags": "+low_delay"}
+from datamodules.bitstream.container import DECODER_LIMITS, limit_decoder, open_container
+
+_OPTIONS = {"flags2": "+export_mvs", **DECODER_LIMITS}
+_IN_ORDER = {"flags": "+low_delay"}
+# H.264 streams need not tell how far they reorder frames: "strict" waits as long as the standard allows.
+_REORDERED = {"strict": "strict"}
 _VECTORS_ONLY = {"skip_idct": "all", "skip_loop_filter": "all"}
 _MAX_CONTEXTS = 16
 
 
 class PacketDecoder:
-    """Decodes runs of packets that begin at an I-frame.
+    """Decodes runs of coded pictures that begin where decoding may begin.
 
     Args:
         context: set up for the stream, not yet open.
@@ -24,15 +29,21 @@ class PacketDecoder:
 
     def __init__(self, context: av.VideoCodecContext) -> None:
         self._context = context
-        # One thread: frame threads would delay frames, race on exported vectors and not survive a fork.
-        self._context.thread_count = 1
 
-    def decode(self, packets: Iterable[bytes | memoryview]) -> Iterator[VideoFrame]:
-        """Frames of `packets`, lazily: a consumer that stops early leaves the rest undecoded."""
+    def decode(self, pictures: Iterable[bytes | memoryview], places: Iterable[int]) -> Iterator[VideoFrame]:
+        """Frames in the order shown, lazily: a consumer that stops early leaves the rest undecoded.
+
+        Args:
+            pictures: coded pictures in decoding order.
+            places: a number for each, which comes back as the frame's `pts`.
+        """
         self._context.flush_buffers()
-        for number, data in enumerate(packets):
+        is_first = True
+        for data, place in zip(pictures, places, strict=True):
             packet = _padded_packet(data)
-            packet.is_keyframe = number == 0  # some decoders (PNG) add to the last picture otherwise
+            packet.pts = place
+            packet.is_keyframe = is_first  # some decoders (PNG) add to the last picture otherwise
+            is_first = False
             yield from self._context.decode(packet)
         yield from self._context.decode(None)
 
@@ -44,9 +55,10 @@ def _padded_packet(data: bytes | memoryview) -> av.Packet:
     return packet
 
 
-def _vector_decoder(codec: str, extradata: bytes, vectors_only: bool) -> PacketDecoder:
+def _new_decoder(codec: str, extradata: bytes, vectors_only: bool, is_reordered: bool) -> PacketDecoder:
     context = cast(av.VideoCodecContext, av.CodecContext.create(codec, "r"))
-    context.options = _OPTIONS | (_VECTORS_ONLY if vectors_only else {})
+    context.thread_count = 1  # see limit_decoder
+    context.options = _OPTIONS | (_REORDERED if is_reordered else _IN_ORDER) | (_VECTORS_ONLY if vectors_only else {})
     if extradata:
         context.extradata = extradata
     return PacketDecoder(context)
@@ -54,29 +66,35 @@ def _vector_decoder(codec: str, extradata: bytes, vectors_only: bool) -> PacketD
 
 class _ThreadLocal(threading.local):
     def __init__(self) -> None:
-        self.decoder = lru_cache(_MAX_CONTEXTS)(_vector_decoder)
+        self.decoder = lru_cache(_MAX_CONTEXTS)(_new_decoder)
         self.reformatter = VideoReformatter()
 
 
 _local = _ThreadLocal()
 
 
-def packet_decoder(codec: str, extradata: bytes, vectors_only: bool) -> PacketDecoder:
-    """This thread's decoder for streams with these headers, of a codec that exports vectors; no B-frames.
+def packet_decoder(codec: str, extradata: bytes, *, vectors_only: bool, is_reordered: bool) -> PacketDecoder:
+    """This thread's decoder for streams with these headers, of a codec that exports vectors.
 
     Args:
         codec: FFmpeg's name of the codec.
         extradata: the stream's global headers.
         vectors_only: leave out what vectors do not need (inverse transform, loop filter); pixels are then wrong.
+        is_reordered: whether pictures are coded in another order than they are shown in.
     """
-    return _local.decoder(codec, extradata, vectors_only)
+    return _local.decoder(codec, extradata, vectors_only, is_reordered)
+
+
+def forget_decoders() -> None:
+    """Drops this thread's decoders: damaged headers may have left them with frames of any size."""
+    _local.decoder.cache_clear()
 
 
 @contextmanager
 def file_decoder(path: str) -> Iterator[PacketDecoder]:
     """A decoder for this file alone, set up by its container, which knows parameters that headers leave out."""
-    with av.open(path, metadata_errors="ignore") as container:
-        yield PacketDecoder(container.streams.video[0].codec_context)
+    with open_container(path) as container:
+        yield PacketDecoder(limit_decoder(container.streams.video[0]))
 
 
 def to_rgb(frame: VideoFrame, colorspace: str) -> VideoFrame:

@@ -20,6 +20,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
+from datamodules.bitstream.container import limit_decoder, open_container
 from datamodules.bitstream.errors import UnreadableVideoError
 from datamodules.whole_file import PathLike, written_whole
 
@@ -30,6 +31,8 @@ _ENCODERS = {"mpeg4": "mpeg4", "h264": "libx264"}
 _DEFAULT_QUALITY = {"mpeg4": 1, "h264": 18}
 # MPEG-4 part 2 stores the ticks of a second in 16 bits; MP4 stores them in 32.
 _MAX_TICKS_PER_SECOND = {"mpeg4": 65_535, "h264": 2**31 - 1}
+# Filters that turn a frame counterclockwise, by quarters of a turn.
+_TURNS = ((), (("transpose", "cclock"),), (("hflip",), ("vflip",)), (("transpose", "clock"),))
 _SUFFIXES = (".mp4", ".mov")
 _REMEDY = "check that it is a whole video file (`ffprobe FILE`), or leave it out"
 
@@ -84,7 +87,7 @@ def reencode(
     rates, and variable ones in usual time bases). Otherwise `mpeg4` rounds them to 1/65535 s, so by 8
     microseconds at most. Negative times are shifted to start at zero; where the source stores no times (raw
     streams, AVI with B-frames) its frames are one interval of its frame rate apart. Pixels keep the source's
-    YUV matrix, and are not rotated.
+    YUV matrix, and are turned upright where the source has a rotation flag.
 
     Args:
         source: any video that PyAV decodes.
@@ -273,7 +276,7 @@ class _Clock:
 
 
 def _clock(source: PathLike) -> _Clock:
-    with _readable(source), av.open(os.fspath(source), metadata_errors="ignore") as container:
+    with _readable(source), open_container(source) as container:
         stream = _video_stream(container)
         packets = [packet.pts for packet in container.demux(stream) if packet.size]
         times = tuple(time for time in packets if time is not None)
@@ -287,14 +290,34 @@ def _clock(source: PathLike) -> _Clock:
 def _decoded(source: PathLike) -> Iterator[av.VideoFrame]:
     """The frames of `source` in presentation order, at least one; only errors of the source become ours."""
     count = 0
-    with _readable(source), av.open(os.fspath(source), metadata_errors="ignore") as container:
+    with _readable(source), open_container(source) as container:
         stream = _video_stream(container)
-        stream.codec_context.thread_count = 1
-        for frame in container.decode(stream):
+        limit_decoder(stream)
+        for frame in _upright(container.decode(stream)):
             count += 1
             yield frame
     if count == 0:
         raise UnreadableVideoError(source, "expected at least one decodable frame, found none", _REMEDY)
+
+
+def _upright(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """The frames turned as the source's display matrix says."""
+    first = next(frames, None)
+    if first is None:
+        return
+    filters = _TURNS[round(first.rotation / 90) % 4]
+    if not filters:
+        yield from chain([first], frames)
+        return
+    graph = av.filter.Graph()
+    graph.link_nodes(
+        graph.add_buffer(width=first.width, height=first.height, format=first.format, time_base=first.time_base),
+        *(graph.add(*node) for node in filters),
+        graph.add("buffersink"),
+    ).configure()
+    for frame in chain([first], frames):
+        graph.push(frame)
+        yield graph.vpull()
 
 
 def _video_stream(container: av.container.InputContainer) -> av.VideoStream:

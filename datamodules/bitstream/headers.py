@@ -2,7 +2,8 @@
 
 A container's keyframe flag is not enough: an I-frame need not be a keyframe, one packet may hold several pictures
 (packed B-frames) or none, and whether a P-frame may look further back than one frame stands in the parameter sets.
-Syntax: ISO/IEC 14496-2 (MPEG-4 part 2), 13818-2 (MPEG-2), 14496-10 (H.264) sections 7.3.2.1 and 7.3.3.
+Syntax: ISO/IEC 14496-2 (MPEG-4 part 2), 13818-2 (MPEG-2), 14496-10 (H.264) sections 7.3.2.1 and 7.3.3, RFC 6386
+(VP8) section 9.1.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,17 +11,31 @@ from dataclasses import dataclass
 
 _START_CODE = b"\x00\x00\x01"
 _INTERLACED = "its pictures may be interlaced"
+_MPEG = ("mpeg1video", "mpeg2video", "mpeg4")
 _H264_SLICES = (1, 5)
+_H264_IDR_SLICE = 5
 _H264_SPS = 7
 _H264_HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One coded picture: its type (`I`, `P`, `B`, `S`), and whether later pictures may refer to it."""
+    """The header of one coded picture.
+
+    Attributes:
+        type: `I`, `P`, `B`, `S` (sprite), `?` (not known, no I-frame), or `-` where a packet shows no picture.
+        is_reference: whether later pictures may refer to it.
+        is_entry: whether decoding may begin here.
+        start: offset in its packet, bytes.
+    """
 
     type: str
     is_reference: bool = True
+    is_entry: bool = False
+    start: int = 0
+
+
+NOTHING = Picture("-", is_reference=False)
 
 
 class BitReader:
@@ -55,6 +70,7 @@ class PictureParser:
 
     Attributes:
         exports_vectors: whether the codec's decoder exports motion vectors and this parser knows its picture types.
+        types_tell_order: whether each B-frame stands behind the two frames that it is shown between.
         vector_obstacle: why the stream's vectors would be ambiguous, None where they are not.
     """
 
@@ -62,24 +78,36 @@ class PictureParser:
         self.vector_obstacle: str | None = None
         self._time_increment_bits: int | None = None
         self._nal_length_size = (extradata[4] & 3) + 1 if codec == "h264" and extradata[:1] == b"\x01" else 0
-        self._parse = _PARSERS.get(codec)
-        self.exports_vectors = self._parse is not None
+        self._parse = _PARSERS.get(codec, PictureParser._flagged)
+        self.types_tell_order = codec in _MPEG
+        self.exports_vectors = codec in (*_MPEG, "h264")
         self._parse_headers(codec, extradata)
 
     def pictures(self, packet: bytes, is_keyframe: bool) -> list[Picture]:
-        """The pictures in `packet`; a codec without a parser goes by the container's keyframe flag (`?` if not set)."""
-        if self._parse is None:
-            return [Picture("I" if is_keyframe else "?")]
-        return list(self._parse(self, packet))
+        """The pictures in `packet` that are shown, mostly one.
+
+        Args:
+            packet: its bytes.
+            is_keyframe: the container's flag, by which a codec without a parser goes.
+        """
+        return list(self._parse(self, packet, is_keyframe))
 
     def _parse_headers(self, codec: str, extradata: bytes) -> None:
         if codec == "mpeg4":
-            list(self._mpeg4(extradata))
+            list(self._mpeg4(extradata, False))
         elif codec == "h264":
             sets = _avcc_parameter_sets(extradata) if self._nal_length_size else _annex_b_units(extradata)
-            list(self._h264_pictures(sets))
+            list(self._h264_pictures(sets, False))
 
-    def _mpeg4(self, data: bytes) -> Iterator[Picture]:
+    def _flagged(self, data: bytes, is_keyframe: bool) -> Iterator[Picture]:
+        yield Picture("I" if is_keyframe else "?", is_entry=is_keyframe)
+
+    def _vp8(self, data: bytes, is_keyframe: bool) -> Iterator[Picture]:
+        is_shown = data[0] >> 4 & 1
+        if is_shown:
+            yield from self._flagged(data, is_keyframe)
+
+    def _mpeg4(self, data: bytes, is_keyframe: bool) -> Iterator[Picture]:
         for start in _start_codes(data):
             code = data[start]
             if 0x20 <= code <= 0x2F:
@@ -88,7 +116,8 @@ class PictureParser:
                 )
                 self._note_interlacing(is_interlaced)
             elif code == 0xB6 and self._is_coded_vop(data[start + 1 : start + 20]):
-                yield Picture("IPBS"[data[start + 1] >> 6])
+                kind = "IPBS"[data[start + 1] >> 6]
+                yield Picture(kind, kind != "B", kind == "I", start - len(_START_CODE))
 
     def _is_coded_vop(self, header: bytes) -> bool:
         if len(header) < 2 or self._time_increment_bits is None:
@@ -100,22 +129,28 @@ class PictureParser:
         reader.bits(1 + self._time_increment_bits + 1)
         return bool(reader.bits(1))
 
-    def _mpeg2(self, data: bytes) -> Iterator[Picture]:
+    def _mpeg2(self, data: bytes, is_keyframe: bool) -> Iterator[Picture]:
+        """One frame a packet, be it one picture or two fields."""
+        types = ""
         for start in _start_codes(data):
             if data[start] == 0x00 and start + 2 < len(data):
-                yield Picture("?IPBD???"[data[start + 2] >> 3 & 7])
+                types += "?IPBD???"[data[start + 2] >> 3 & 7]
             elif data[start] == 0xB5 and start + 2 < len(data) and data[start + 1] >> 4 == 1:
                 self._note_interlacing(not data[start + 2] >> 3 & 1)  # progressive_sequence
+        if types:
+            yield Picture(types[0], types[0] != "B", types[0] == "I")
 
     def _note_interlacing(self, is_interlaced: bool) -> None:
         if is_interlaced:
             self.vector_obstacle = self.vector_obstacle or _INTERLACED
 
-    def _h264(self, data: bytes) -> Iterator[Picture]:
+    def _h264(self, data: bytes, is_keyframe: bool) -> Iterator[Picture]:
         size = self._nal_length_size
-        return self._h264_pictures(_length_prefixed_units(data, size) if size else _annex_b_units(data))
+        units = _length_prefixed_units(data, size) if size else _annex_b_units(data)
+        return self._h264_pictures(units, is_keyframe)
 
-    def _h264_pictures(self, units: Iterator[bytes]) -> Iterator[Picture]:
+    def _h264_pictures(self, units: Iterator[bytes], is_keyframe: bool) -> Iterator[Picture]:
+        """One frame a packet, be it one picture or two fields, of which the first tells the type."""
         types, is_reference = "", True
         for unit in units:
             kind = unit[0] & 0x1F
@@ -124,17 +159,19 @@ class PictureParser:
             elif kind in _H264_SLICES:
                 first_macroblock, slice_type = _slice_position_and_type(unit)
                 if first_macroblock == 0 and types:
-                    yield Picture(_joint_type(types), is_reference)
-                    types = ""
+                    break
                 types += slice_type
                 is_reference = bool(unit[0] >> 5 & 3)
+                is_keyframe = is_keyframe or kind == _H264_IDR_SLICE
         if types:
-            yield Picture(_joint_type(types), is_reference)
+            joint = _joint_type(types)
+            yield Picture(joint, is_reference, joint == "I" and is_keyframe)
 
 
-_PARSERS: dict[str, Callable[[PictureParser, bytes], Iterator[Picture]]] = {
+_PARSERS: dict[str, Callable[[PictureParser, bytes, bool], Iterator[Picture]]] = {
     "mpeg4": PictureParser._mpeg4,
     "h264": PictureParser._h264,
+    "vp8": PictureParser._vp8,
     "mpeg1video": PictureParser._mpeg2,
     "mpeg2video": PictureParser._mpeg2,
 }
@@ -172,7 +209,7 @@ def _vol_time_increment_bits_and_interlacing(header: bytes) -> tuple[int, bool]:
 
 def _annex_b_units(data: bytes) -> Iterator[bytes]:
     starts = list(_start_codes(data))
-    for start, following in zip(starts, [*starts[1:], len(data) + 3], strict=True):
+    for start, following in zip(starts, [*starts, len(data) + 3][1:], strict=True):
         yield data[start : following - 3]
 
 

@@ -1,37 +1,41 @@
-"""What a compressed video holds and where: packets, picture types, groups of pictures (GOPs), without decoding.
+"""What a compressed video holds and where: coded pictures, their types and order, groups of pictures (GOPs).
 
-I-frames are found from the stream itself, never by counting to 12 nor by the container's keyframe flag.
+I-frames are found from the stream itself, never by counting to 12 nor by the container's keyframe flag. Pictures are
+numbered in decoding order; frames in the order in which they are shown, which B-frames make a different one.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 
+from datamodules.bitstream.coded_pictures import CodedPicture, coded_pictures
+from datamodules.bitstream.container import MAX_PIXELS, limit_decoder, open_container
 from datamodules.bitstream.errors import UnreadableVideoError
-from datamodules.bitstream.headers import Picture, PictureParser
+from datamodules.bitstream.frames import VECTOR_STREAMS
+from datamodules.bitstream.headers import NOTHING, Picture, PictureParser
 
 _NO_PTS = np.iinfo(np.int64).min
+_ROTATING_CONTAINERS = {"mov", "matroska"}
 _SLICE_SLACK = 32  # bytes by which a container may misplace a packet (Matroska: its block header)
 
 
 @dataclass(frozen=True)
 class Gop:
-    """One group of pictures: an I-frame and what depends on it.
+    """One group of pictures: an I-frame and the frames shown from it to the next one.
 
     Attributes:
-        start: number of its I-frame in decoding order, from 0.
+        start: number of its I-frame in the video, from 0.
         length: frames.
         start_time: seconds since the video's first frame.
         duration: seconds.
-        frame_types: one letter a frame in decoding order, e.g. `"IPPP"`.
+        frame_types: one letter a frame in the order shown, e.g. `"IPPP"` or `"IBPBP"`.
     """
 
     start: int
@@ -48,68 +52,102 @@ class VideoIndex:
     Attributes:
         path: the file.
         codec: FFmpeg's name of the video codec.
-        width, height: pixels, as coded (a rotation flag is not applied).
+        width, height: pixels, as coded (`rotation` is not applied).
+        rotation: degrees by which frames are to be turned counterclockwise to stand upright: 0, 90, 180 or 270.
         extradata: the stream's global headers.
         frame_duration: seconds, the stream's average.
-        offsets, sizes: (P,) int64, bytes, of the stream's packets; offsets are -1 where the container's packets are
-            no plain slices of the file.
-        times: (P,) float64, seconds, presentation time since the first frame.
-        packet_types: the picture types in each packet, in decoding order, e.g. `("I", "P", "PB", "")`.
+        offsets, sizes: (P,) int64, bytes, of the coded pictures, in decoding order; offsets are -1 where the
+            container's packets are no plain slices of the file.
+        times: (P,) float64, seconds, when each is shown.
+        types: their P types, see `headers.Picture`.
+        shown: (F,) int64, the coded picture at each place in the order shown; some are never shown.
+        entries: (P,) bool, where decoding may begin.
         exports_vectors: whether the codec's decoder exports motion vectors.
         vector_obstacle: why vectors cannot be accumulated over this stream, None where they can.
+        order_obstacle: why the order in which frames are shown is not known; None where it is.
     """
 
     path: str
     codec: str
     width: int
     height: int
+    rotation: int
     extradata: bytes = field(repr=False)
     frame_duration: float
     offsets: np.ndarray = field(repr=False)
     sizes: np.ndarray = field(repr=False)
     times: np.ndarray = field(repr=False)
-    packet_types: tuple[str, ...] = field(repr=False)
+    types: str = field(repr=False)
+    shown: np.ndarray = field(repr=False)
+    entries: np.ndarray = field(repr=False)
     exports_vectors: bool
     vector_obstacle: str | None
+    order_obstacle: str | None
 
-    @property
-    def vector_refusal(self) -> str | None:
-        """Why motion vectors and residuals cannot be read from this video as it is encoded; None where they can."""
-        if not self.exports_vectors:
-            return f"decoders of its codec ({self.codec}) export no motion vectors"
-        if self.vector_obstacle:
-            return f"motion vectors cannot be accumulated: {self.vector_obstacle}"
-        return None
+    def refusal(self, streams: Collection[str]) -> str | None:
+        """Why these streams cannot be read from this video as it is encoded; None where they can."""
+        if not VECTOR_STREAMS.isdisjoint(streams):
+            if not self.exports_vectors:
+                return f"decoders of its codec ({self.codec}) export no motion vectors"
+            if self.vector_obstacle:
+                return f"motion vectors cannot be accumulated: {self.vector_obstacle}"
+            if "P" not in self.types:
+                return "it has no P-frame, so no motion vectors"
+        return self.order_obstacle if "rgb" in streams else None
 
     @property
     def is_sliceable(self) -> bool:
-        """Whether packets can be read from the file by offset and size."""
+        """Whether pictures can be read from the file by offset and size."""
         return bool((self.offsets >= 0).all())
 
     @cached_property
-    def gop_packets(self) -> tuple[int, ...]:
-        """The packet that each GOP starts at, and the number of packets behind the last."""
-        starts = (number for number, types in enumerate(self.packet_types) if types.startswith("I"))
-        return (*starts, len(self.packet_types))
+    def places(self) -> np.ndarray:
+        """(P,) int64: the place of each coded picture in the order shown, -1 for what is never shown."""
+        places = np.full(len(self.times), -1)
+        places[self.shown] = np.arange(len(self.shown))
+        return places
+
+    @cached_property
+    def is_reordered(self) -> bool:
+        """Whether pictures are coded in another order than they are shown in."""
+        return bool((np.diff(self.shown) < 0).any())
+
+    @cached_property
+    def gop_places(self) -> tuple[int, ...]:
+        """The place in the order shown at which each GOP starts, and the one behind the last GOP."""
+        starts = (place for place, picture in enumerate(self.shown) if self.types[picture] == "I")
+        return (*starts, len(self.shown))
 
     @cached_property
     def gops(self) -> tuple[Gop, ...]:
-        """The GOPs in decoding order; pictures in front of the first I-frame cannot be decoded and belong to none."""
-        bounds, gops, start = self.gop_packets, [], 0
-        end_time = float(self.times.max()) + self.frame_duration
-        for first, behind in pairwise(bounds):
-            types = "".join(self.packet_types[first:behind])
-            until = self.times[behind] if behind < len(self.times) else end_time
-            time = float(self.times[first])
-            gops.append(Gop(start, len(types), time, float(until) - time, types))
-            start += len(types)
-        return tuple(gops)
+        """The GOPs in the order shown; frames before the first I-frame cannot be decoded and belong to none."""
+        bounds, times = self.gop_places, self.times[self.shown] - self.times.min()
+        times = np.append(times, times.max() + self.frame_duration)
+        types = "".join(self.types[picture] for picture in self.shown)
+        return tuple(
+            Gop(
+                start=first - bounds[0],
+                length=behind - first,
+                start_time=float(times[first]),
+                duration=float(times[behind] - times[first]),
+                frame_types=types[first:behind],
+            )
+            for first, behind in pairwise(bounds)
+        )
 
-    def packets_of(self, gop: int, count: int) -> tuple[int, int]:
-        """First packet, and the one behind the last, that hold the first `count` frames of a GOP."""
-        first, behind = self.gop_packets[gop : gop + 2]
-        held = np.cumsum([len(types) for types in self.packet_types[first:behind]])
-        return first, first + int(np.searchsorted(held, count)) + 1
+    def coded_range(self, gop: int, count: int) -> tuple[int, int]:
+        """The coded pictures to decode for the first `count` frames of a GOP: the first, and the one behind the last.
+
+        They begin at the GOP's I-frame, or before it where decoding cannot begin there.
+        """
+        first = self.gop_places[gop]
+        return self._gop_entries[gop], int(self.shown[first : first + count].max()) + 1
+
+    @cached_property
+    def _gop_entries(self) -> tuple[int, ...]:
+        entries = np.flatnonzero(self.entries)
+        iframes = self.shown[list(self.gop_places[:-1])]
+        return tuple(entries[np.searchsorted(entries, iframes, side="right") - 1].tolist())
 
     @property
     def num_frames(self) -> int:
@@ -129,7 +167,7 @@ def build_index(path: str | os.PathLike[str]) -> VideoIndex:
     if not os.path.getsize(path):
         raise UnreadableVideoError(path, "the file is empty", "fetch it again, or leave it out of the list")
     try:
-        with av.open(path, metadata_errors="ignore") as container:
+        with open_container(path) as container:
             if not container.streams.video:
                 raise UnreadableVideoError(path, "it holds no video stream", "leave it out of the list")
             return _index_container(path, container)
@@ -144,65 +182,118 @@ def _index_container(path: str, container: InputContainer) -> VideoIndex:
     context = stream.codec_context
     if context is None:
         raise UnreadableVideoError(path, "FFmpeg has no decoder for its video stream", "re-encode it elsewhere")
+    if not 0 < context.width * context.height <= MAX_PIXELS:
+        came = f"its pictures are {context.width}x{context.height}"
+        raise UnreadableVideoError(
+            path, f"{came}, expected 1 to {MAX_PIXELS} pixels", "scale it down, or fetch it again"
+        )
     parser = PictureParser(context.name, context.extradata or b"")
-    offsets, sizes, pts, pictures = [], [], [], []
+    offsets, sizes, pts, headers = [], [], [], []
     with open(path, "rb") as file:
-        for packet in video_packets(container):
-            data = bytes(packet)
-            offsets.append(_find_slice(file.fileno(), packet.pos, data))
-            sizes.append(packet.size)
-            pts.append(_NO_PTS if packet.pts is None else packet.pts)
-            pictures.append(parser.pictures(data, packet.is_keyframe))
-    packet_types = tuple("".join(picture.type for picture in found) for found in pictures)
-    if not any(types.startswith("I") for types in packet_types):
+        for picture in coded_pictures(container, parser):
+            offsets.append(_find_slice(file.fileno(), picture))
+            sizes.append(len(picture.data))
+            pts.append(_NO_PTS if picture.pts is None else picture.pts)
+            headers.append(picture.header)
+    types = "".join(header.type for header in headers)
+    if "I" not in types:
         raise UnreadableVideoError(path, "its video stream holds no I-frame", "fetch it again, or re-encode it")
-    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    frame_duration = float(1 / (stream.average_rate or stream.guessed_rate or Fraction(25)))
+    seconds = _seconds(np.array(pts, np.int64), stream.time_base or Fraction(1), frame_duration)
+    shown = _order_shown(types, seconds)
+    if "B" in types and parser.types_tell_order:
+        shown = _order_by_types(types)
+        seconds[shown] = np.sort(seconds[shown])  # AVI has the times of decoding
+    stores_order = container.format.name != "avi" and _NO_PTS not in pts and len(set(pts)) == len(pts)
+    may_reorder = "B" in types if parser.exports_vectors else bool(context.has_b_frames)
     return VideoIndex(
         path=path,
         codec=context.name,
         width=context.width,
         height=context.height,
+        rotation=_rotation(container),
         extradata=context.extradata or b"",
-        frame_duration=float(1 / rate),
+        frame_duration=frame_duration,
         offsets=np.array(offsets, np.int64),
         sizes=np.array(sizes, np.int64),
-        times=_seconds(np.array(pts, np.int64), stream.time_base or Fraction(1), float(1 / rate)),
-        packet_types=packet_types,
+        times=seconds,
+        types=types,
+        shown=shown,
+        entries=_entries(headers),
         exports_vectors=parser.exports_vectors,
-        vector_obstacle=parser.vector_obstacle or _structure_obstacle(pictures),
+        vector_obstacle=parser.vector_obstacle or _structure_obstacle(headers),
+        order_obstacle=(
+            "its container does not store when its B-frames are shown"
+            if may_reorder and not stores_order and not parser.types_tell_order
+            else None
+        ),
     )
 
 
-def video_packets(container: InputContainer) -> Iterator[av.Packet]:
-    """The packets that an index counts, in decoding order."""
-    return (packet for packet in container.demux(container.streams.video[0]) if packet.size)
+def _rotation(container: InputContainer) -> int:
+    """Degrees counterclockwise, from the first frame: PyAV shows a stream's display matrix there alone."""
+    if not _ROTATING_CONTAINERS.intersection(container.format.name.split(",")):
+        return 0
+    try:
+        limit_decoder(container.streams.video[0])
+        container.seek(0)
+        first = next(container.decode(container.streams.video[0]))
+    except (FFmpegError, StopIteration):
+        return 0
+    return round(first.rotation / 90) * 90 % 360
 
 
-def _find_slice(descriptor: int, position: int | None, data: bytes) -> int:
-    """Offset in the file at which `data` stands, -1 where it stands nowhere near `position`."""
-    if position is None:
+def _entries(headers: list[Picture]) -> np.ndarray:
+    """Where decoding may begin; the first I-frame is taken for such a place whatever it says."""
+    entries = np.array([header.is_entry for header in headers])
+    entries[[header.type for header in headers].index("I")] = True
+    return entries
+
+
+def _order_shown(types: str, seconds: np.ndarray) -> np.ndarray:
+    """(F,) int64: the pictures that are shown, by time."""
+    pictures = np.flatnonzero(np.array(list(types)) != NOTHING.type)
+    return pictures[np.argsort(seconds[pictures], kind="stable")]
+
+
+def _order_by_types(types: str) -> np.ndarray:
+    """The same for MPEG: a B-frame is shown at once, any other when the next one comes.
+
+    types = "IPBBPB" -> [0, 2, 3, 1, 5, 4]
+    """
+    order: list[int] = []
+    waiting: list[int] = []
+    for number, kind in enumerate(types):
+        if kind == "B":
+            order.append(number)
+        elif kind != NOTHING.type:
+            order += waiting
+            waiting = [number]
+    return np.array(order + waiting)
+
+
+def _find_slice(descriptor: int, picture: CodedPicture) -> int:
+    """Offset in the file at which a picture stands, -1 where it stands nowhere near its position."""
+    if picture.position is None:
         return -1
-    found = os.pread(descriptor, len(data) + _SLICE_SLACK, position).find(data)
-    return position + found if found >= 0 else -1
+    found = os.pread(descriptor, len(picture.data) + _SLICE_SLACK, picture.position).find(picture.data)
+    return picture.position + found if found >= 0 else -1
 
 
 def _seconds(pts: np.ndarray, time_base: Fraction, frame_duration: float) -> np.ndarray:
     if (pts == _NO_PTS).any():
         return np.arange(len(pts)) * frame_duration
-    return (pts - pts.min()) * float(time_base)
+    return pts * float(time_base)
 
 
-def _structure_obstacle(pictures: list[list[Picture]]) -> str | None:
-    """Why a stream of these packets is not a chain of I- and P-frames, each predicted from the one before."""
-    if any(len(found) > 1 for found in pictures):
-        return "its packets hold several pictures (packed B-frames or fields)"
-    kinds = {picture.type for found in pictures for picture in found}
+def _structure_obstacle(headers: list[Picture]) -> str | None:
+    """Why a stream of these pictures is not a chain of I- and P-frames, each predicted from the one before."""
+    kinds = {header.type for header in headers}
     if "B" in kinds:
         return "it has B-frames"
     if "S" in kinds:
         return "it has sprite pictures (global motion compensation)"
-    flat = [picture for found in pictures for picture in found]
-    followed = pairwise(flat)
-    if any(not picture.is_reference and following.type == "P" for picture, following in followed):
+    shown = [header for header in headers if header != NOTHING]
+    if any(not header.is_reference and following.type == "P" for header, following in pairwise(shown)):
         return "some of its P-frames skip the frame before them"
     return None

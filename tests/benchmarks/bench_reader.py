@@ -54,7 +54,7 @@ class BareDecoder:
             self._padded(data[start : start + size])
             for start, size in zip(index.offsets.tolist(), index.sizes.tolist(), strict=True)
         ]
-        self._starts = index.gop_packets
+        self._coded_range = index.coded_range
 
     @staticmethod
     def _padded(data: bytes) -> av.Packet:
@@ -69,7 +69,7 @@ class BareDecoder:
         self._context.flush_buffers()
 
     def prefix(self, gop: int, count: int) -> None:
-        self.decode(self._starts[gop], self._starts[gop] + count)
+        self.decode(*self._coded_range(gop, count))
 
     def segments(self) -> None:
         for gop, position in SEGMENTS:

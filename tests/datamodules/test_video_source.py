@@ -21,7 +21,12 @@ def test_readable_videos_are_opened_as_they_are(video_root, tmp_path):
     assert not (tmp_path / "re").exists()
 
 
-@pytest.mark.parametrize("stream", ["rgb", "mv", "residual"])
+def test_plain_frames_of_b_frame_videos_need_no_stand_in(b_frame_video):
+    with source(["rgb"]).open(str(b_frame_video)) as video:
+        assert video.path == str(b_frame_video)
+
+
+@pytest.mark.parametrize("stream", ["mv", "residual"])
 def test_b_frames_need_a_stand_in(b_frame_video, tmp_path, stream):
     with pytest.raises(UnreadableVideoError, match="reencode_dir in the config"):
         source([stream]).open(str(b_frame_video))
@@ -34,7 +39,7 @@ def test_b_frames_need_a_stand_in(b_frame_video, tmp_path, stream):
 
 
 def test_plain_frames_of_a_stand_in_are_those_of_the_original(b_frame_video, tmp_path):
-    with source(["rgb"], ReencodeCache(str(tmp_path / "re"))).open(str(b_frame_video)) as video:
+    with source(["rgb", "mv"], ReencodeCache(str(tmp_path / "re"))).open(str(b_frame_video)) as video:
         frames = np.concatenate([video.read_gop(gop, streams=("rgb",)).rgb for gop in range(len(video.gops))])
     with av.open(str(b_frame_video)) as container:
         originals = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.bitstream import encode_frames
+from datamodules.bitstream import UnreadableVideoError, encode_frames
 from datamodules.visualise import color_wheel, draw_streams, motion_colors, residual_colors
 
 GOLDEN = Path(__file__).parent / "bitstream" / "golden"
@@ -47,5 +47,5 @@ def test_sheet_shows_every_stream():
 
 def test_gop_without_p_frames_is_refused(tmp_path):
     encode_frames([np.zeros((32, 32, 3), np.uint8)], tmp_path / "one.mp4")
-    with pytest.raises(ValueError, match="I-frame only"):
+    with pytest.raises(UnreadableVideoError, match="no P-frame"):
         draw_streams(tmp_path / "one.mp4")
