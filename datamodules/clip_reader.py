@@ -1,7 +1,7 @@
 """Reads one video into network input: which frames, all streams from one decode of each GOP, which views."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Literal
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.bitstream import CompressedVideo, Frames
+from datamodules.bitstream import CompressedVideo, Frames, UnreadableVideoError
 from datamodules.sampling import FrameSampler, frame_to_gop, motion_frame
-from datamodules.transforms import STREAM_FORMATS, Geometry, RandomCrops, cut_view, fixed_crops
+from datamodules.transforms import STREAM_FORMATS, Geometry, PixelCrop, RandomCrops, cut_view, fixed_crops
 from datamodules.video_source import VideoSource
 
 Reference = Literal["iframe", "previous"]
@@ -34,6 +34,7 @@ class ClipReader:
         random_crops: draws the geometry of a training sample.
         num_crops: views per clip where nothing is drawn at random; see `fixed_crops`.
         crop_fraction: side of those views as a fraction of the short side.
+        pixel_crop: a crop of absolute size for all views, those drawn at random too; S is its short side then.
         reference: what vectors and residuals refer to.
         colorspace: see `CompressedVideo.read`.
         rescale_vectors: see `cut_view`.
@@ -45,6 +46,7 @@ class ClipReader:
     random_crops: RandomCrops
     num_crops: int = 1
     crop_fraction: float = 0.875
+    pixel_crop: PixelCrop | None = None
     reference: Reference = "iframe"
     colorspace: Colorspace = "bt601"
     rescale_vectors: bool = False
@@ -61,9 +63,9 @@ class ClipReader:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """(T, C, S, S) per stream."""
-        frames = self.sampler.num_frames
-        return {s: (frames, STREAM_FORMATS[s].channels, size, size) for s, size in self.sizes.items()}
+        """(T, C, S, S) per stream, or (T, C, H, W) with `pixel_crop`."""
+        frames, geometry = self.sampler.num_frames, Geometry(pixels=self.pixel_crop)
+        return {s: (frames, STREAM_FORMATS[s].channels, *geometry.view_size(size)) for s, size in self.sizes.items()}
 
     def read(self, path: str, rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """The views of the video at `path`.
@@ -73,12 +75,13 @@ class ClipReader:
             rng: draws frames and one geometry (V = 1); None: the fixed views of an evaluation.
 
         Returns:
-            streams: per stream (V, T, C, S, S) uint8; clips outer, crops inner.
+            streams: per stream (V, T, C, S, S) uint8, see `shapes`; clips outer, crops inner.
 
         Raises:
-            UnreadableVideoError: the file cannot be read, or not right.
+            UnreadableVideoError: the file cannot be read, or not right, or is smaller than `pixel_crop`.
         """
         with self.source.open(path) as video:
+            self._check_size(path, video)
             clips = self.sampler.draw(video.num_frames, motion=self.motion, rng=rng)
             geometries = self._geometries(video, rng)
             places = [[self._place(int(frame), video) for frame in clip] for clip in clips]
@@ -86,10 +89,18 @@ class ClipReader:
         clip_frames = [[frames[place] for place in clip] for clip in places]
         return {stream: self._views(stream, clip_frames, geometries) for stream in self.sizes}
 
+    def _check_size(self, path: str, video: CompressedVideo) -> None:
+        crop = self.pixel_crop
+        if crop is not None and not crop.fits(video.height, video.width):
+            reason = f"expected at least {crop.width}x{crop.height} pixels, got {video.width}x{video.height}"
+            raise UnreadableVideoError(path, reason, "lower pixel_crop in the config, or leave the video out")
+
     def _geometries(self, video: CompressedVideo, rng: np.random.Generator | None) -> list[Geometry]:
         if rng is not None:
-            return [self.random_crops.draw(rng)]
-        return fixed_crops(self.num_crops, self.crop_fraction, landscape=video.width >= video.height)
+            geometries = [self.random_crops.draw(rng)]
+        else:
+            geometries = fixed_crops(self.num_crops, self.crop_fraction, landscape=video.width >= video.height)
+        return [replace(geometry, pixels=self.pixel_crop) for geometry in geometries]
 
     def _place(self, frame: int, video: CompressedVideo) -> tuple[int, int]:
         """(gop, position) to read; I-frames alone are read once per GOP."""

@@ -24,7 +24,7 @@ from datamodules.failure_ledger import FailureLedger
 from datamodules.index_cache import IndexCache
 from datamodules.resumable_loader import ResumableDataLoader
 from datamodules.sampling import FrameSampler, SamplingMode
-from datamodules.transforms import FIXED_CROPS, STREAM_FORMATS, CropOffsets, RandomCrops, normalise_batch
+from datamodules.transforms import FIXED_CROPS, STREAM_FORMATS, CropOffsets, PixelCrop, RandomCrops, normalise_batch
 from datamodules.video_source import ReencodeCache, VideoSource, default_reencode_dir
 
 FitSplit = Literal["train", "val"]
@@ -40,7 +40,7 @@ class CompressedVideoDataModule(LightningDataModule):
         annotations: which videos there are and what they show; not needed to predict.
         streams: any of "iframe", "mv", "residual", "rgb" (plain frames).
         num_segments: T, frames per clip.
-        size: side of the network's input in pixels, for all streams or for each.
+        size: side of the network's input in pixels, for all streams or for each; its short side with `pixel_crop`.
         reference: what vectors and residuals refer to: the GOP's I-frame (accumulated) or the previous frame.
         colorspace: "bt601" as CoViAR, whatever a file's tags say, or "tagged".
         batch_size: videos per batch and process.
@@ -55,10 +55,15 @@ class CompressedVideoDataModule(LightningDataModule):
             Off: every video once, in order, as in validation; the first again where ranks would be one short.
         sampling: "segments": spread over the video; "dense": `frame_stride` apart.
         frame_stride: for "dense".
+        window: frames in the middle of a video that alone are drawn from, where lengths give the classes away; None:
+            the whole video.
         scales: of training crops, see `RandomCrops`.
         crop_offsets: of training crops, see `RandomCrops`.
         flip: probability of a horizontal flip in training; 0 where left and right matter.
         crop_fraction: side of evaluation crops as a fraction of the short side.
+        pixel_crop: `height` and `width` of all crops in pixels, in place of `scales` and `crop_fraction`, where frame
+            sizes give the classes away; `reach` limits how far off the centre they lie. Never squashed. A smaller
+            video counts as unreadable.
         test_segments: T in test and predict; None: `num_segments`. CoViAR: 25.
         test_crops: 1, 3 or 10 views per clip in test and predict. CoViAR: 10.
         test_clips: clips per video in test and predict; views are clips times crops.
@@ -91,10 +96,12 @@ class CompressedVideoDataModule(LightningDataModule):
         augment: bool | None = None,
         sampling: SamplingMode = "segments",
         frame_stride: int = 8,
+        window: int | None = None,
         scales: Sequence[float] = (1.0, 0.875, 0.75),
         crop_offsets: CropOffsets = "fixed",
         flip: float = 0.5,
         crop_fraction: float = 0.875,
+        pixel_crop: PixelCrop | None = None,
         test_segments: int | None = None,
         test_crops: int = 1,
         test_clips: int = 1,
@@ -112,6 +119,7 @@ class CompressedVideoDataModule(LightningDataModule):
         _check_choice("test_crops", test_crops, FIXED_CROPS)
         _check_counts(num_segments=num_segments, batch_size=batch_size, frame_stride=frame_stride)
         _check_counts(eval_batch_size=eval_batch_size, test_segments=test_segments, test_clips=test_clips)
+        _check_counts(window=window)
         _check_fractions(scales=scales, crop_fraction=[crop_fraction], flip=[flip])
         self.annotations = annotations
         self.predict_paths = list(predict_paths)
@@ -124,16 +132,17 @@ class CompressedVideoDataModule(LightningDataModule):
         self.reader = ClipReader(
             source=_video_source(streams, index_cache, reencode_dir),
             sizes=_sizes(streams, size),
-            sampler=FrameSampler(num_segments, sampling, frame_stride),
+            sampler=FrameSampler(num_segments, sampling, frame_stride, window=window),
             random_crops=RandomCrops(tuple(scales), crop_offsets, flip),
             crop_fraction=crop_fraction,
+            pixel_crop=pixel_crop,
             reference=reference,
             colorspace=colorspace,
             rescale_vectors=rescale_vectors,
         )
         self.test_reader = replace(
             self.reader,
-            sampler=FrameSampler(test_segments or num_segments, sampling, frame_stride, test_clips),
+            sampler=replace(self.reader.sampler, num_frames=test_segments or num_segments, num_clips=test_clips),
             num_crops=test_crops,
         )
         self._known_classes: list[str] | None = None

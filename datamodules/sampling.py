@@ -103,22 +103,30 @@ class FrameSampler:
         mode: "segments" spreads them over the video, "dense" takes them `stride` apart.
         stride: frames from one to the next in mode "dense".
         num_clips: K, clips taken from one video when nothing is drawn at random.
+        window: frames in the middle of a video that alone are drawn from, so that its length tells nothing; a shorter
+            video gives all it has. None: all of every video.
     """
 
     num_frames: int
     mode: SamplingMode = "segments"
     stride: int = 8
     num_clips: int = 1
+    window: int | None = None
 
     def draw(self, video_frames: int, *, motion: bool, rng: np.random.Generator | None) -> np.ndarray:
         """Frames of a video with `video_frames` of them: (K, T) int64; K = 1 if drawn by `rng`."""
+        used = video_frames if self.window is None else min(self.window, video_frames)
+        return (video_frames - used) // 2 + self._draw(used, motion=motion, rng=rng)
+
+    def _draw(self, num_frames: int, *, motion: bool, rng: np.random.Generator | None) -> np.ndarray:
+        """Frames of the window, counted from its start."""
         if self.mode == "dense":
             return dense_clip(
-                video_frames, self.num_frames, self.stride, rng=rng, num_clips=self.num_clips, motion=motion
+                num_frames, self.num_frames, self.stride, rng=rng, num_clips=self.num_clips, motion=motion
             )
         if rng is None:
-            return centre_segments(video_frames, self.num_frames, num_clips=self.num_clips, motion=motion)
-        return random_segments(video_frames, self.num_frames, rng, motion=motion)[None]
+            return centre_segments(num_frames, self.num_frames, num_clips=self.num_clips, motion=motion)
+        return random_segments(num_frames, self.num_frames, rng, motion=motion)[None]
 
 
 def frame_to_gop(frame: int, gops: Sequence[GopSpan]) -> tuple[int, int]:

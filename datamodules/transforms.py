@@ -35,6 +35,38 @@ _FIXED_OFFSETS = (
 
 
 @dataclass(frozen=True)
+class PixelCrop:
+    """A crop of so many pixels, whatever the frame's size: for data whose frame sizes give the classes away.
+
+    Args:
+        height: pixels.
+        width: pixels.
+        reach: pixels that it may lie off the frame's centre, each way; None: as far as the frame goes.
+    """
+
+    height: int
+    width: int
+    reach: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1 or (self.reach is not None and self.reach < 0):
+            raise ValueError(f"pixel_crop: expected height and width from 1, reach from 0, got {self}")
+
+    def fits(self, frame_height: int, frame_width: int) -> bool:
+        """Whether a frame of this size has such a crop."""
+        return self.height <= frame_height and self.width <= frame_width
+
+    def box(self, frame_height: int, frame_width: int, *, x: float, y: float) -> tuple[int, int, int, int]:
+        """(top, left, height, width) in pixels; `x` and `y` as in `Geometry`, of the places within reach."""
+        top, left = self._start(frame_height - self.height, y), self._start(frame_width - self.width, x)
+        return top, left, self.height, self.width
+
+    def _start(self, room: int, place: float) -> int:
+        span = room if self.reach is None else min(room, 2 * self.reach)
+        return round((room - span) / 2 + place * span)
+
+
+@dataclass(frozen=True)
 class Geometry:
     """Where a view is cut out of a frame, in relative terms, so that it fits frames of any size.
 
@@ -44,6 +76,7 @@ class Geometry:
         x: 0 for the left edge, 1 for the right.
         y: 0 for the top edge, 1 for the bottom.
         flip: whether left and right are exchanged.
+        pixels: a crop of absolute size, in place of `height` and `width`.
     """
 
     height: float = 1.0
@@ -51,9 +84,19 @@ class Geometry:
     x: float = _CENTRE
     y: float = _CENTRE
     flip: bool = False
+    pixels: PixelCrop | None = None
+
+    def view_size(self, size: int) -> tuple[int, int]:
+        """(height, width) that the crop is resized to: a square, or `pixels` with a short side of `size`."""
+        if self.pixels is None:
+            return size, size
+        zoom = size / min(self.pixels.height, self.pixels.width)
+        return round(zoom * self.pixels.height), round(zoom * self.pixels.width)
 
     def box(self, frame_height: int, frame_width: int) -> tuple[int, int, int, int]:
         """(top, left, height, width) of the crop in pixels."""
+        if self.pixels is not None:
+            return self.pixels.box(frame_height, frame_width, x=self.x, y=self.y)
         short = min(frame_height, frame_width)
         height, width = max(int(short * self.height), 1), max(int(short * self.width), 1)
         return round(self.y * (frame_height - height)), round(self.x * (frame_width - width)), height, width
@@ -170,7 +213,7 @@ def cut_view(
         stream: name in `STREAM_FORMATS`.
         frames: T arrays (H, W, C) as the reader returns them.
         geometry: where it is cut.
-        size: S, pixels, of the square that comes out.
+        size: S, pixels, of the square that comes out; see `Geometry.view_size` for others.
         rescale_vectors: whether vectors grow and shrink with the resize (CoViAR keeps them).
 
     Returns:
@@ -178,12 +221,13 @@ def cut_view(
     """
     form = STREAM_FORMATS[stream]
     top, left, height, width = geometry.box(*frames[0].shape[:2])
+    view_height, view_width = geometry.view_size(size)
     crop = np.stack([frame[top : top + height, left : left + width] for frame in frames])
     if form.is_vector:
-        zoom = (size / width, size / height) if rescale_vectors else (1.0, 1.0)
+        zoom = (view_width / width, view_height / height) if rescale_vectors else (1.0, 1.0)
         crop = scale_vectors(crop, -zoom[0] if geometry.flip else zoom[0], zoom[1])
     levels = torch.from_numpy(form.quantise(crop))
-    return resize(levels.flip(2) if geometry.flip else levels, size)
+    return resize(levels.flip(2) if geometry.flip else levels, (view_height, view_width))
 
 
 def scale_vectors(mv: np.ndarray, x: float, y: float) -> np.ndarray:
@@ -195,11 +239,11 @@ def scale_vectors(mv: np.ndarray, x: float, y: float) -> np.ndarray:
     return rows.reshape(mv.shape)
 
 
-def resize(frames: Tensor, size: int) -> Tensor:
-    """Bilinear, without antialiasing: (T, H, W, C) uint8 -> (T, C, size, size) uint8, contiguous."""
+def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, without antialiasing: (T, H, W, C) uint8 -> (T, C, *size) uint8, contiguous."""
     frames = frames.permute(0, 3, 1, 2)
-    if frames.shape[-2:] != (size, size):
-        frames = F.interpolate(frames, size=(size, size), mode="bilinear", antialias=False)
+    if frames.shape[-2:] != size:
+        frames = F.interpolate(frames, size=size, mode="bilinear", antialias=False)
     return frames.contiguous()
 
 

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.bitstream import CompressedVideo
+from datamodules.bitstream import CompressedVideo, UnreadableVideoError
 from datamodules.bitstream.encode import encode_frames
 from datamodules.clip_reader import ClipReader
 from datamodules.index_cache import IndexCache
 from datamodules.randomness import generator
 from datamodules.sampling import FrameSampler
-from datamodules.transforms import RandomCrops
+from datamodules.transforms import PixelCrop, RandomCrops
 from datamodules.video_source import VideoSource
 
 
@@ -50,6 +50,26 @@ def test_streams_have_their_own_sizes_and_shapes(path):
     assert reader.num_views == 6
     assert reader.shapes == {"mv": (4, 2, 16, 16), "iframe": (4, 3, 24, 24)}
     assert reader.read(path, generator(0))["mv"].shape == (1, 4, 2, 16, 16)
+
+
+def test_pixel_crops_serve_training_and_evaluation(path):
+    reader = make_reader({"mv": 20, "iframe": 10}, pixel_crop=PixelCrop(40, 20, reach=0))
+    assert reader.shapes == {"mv": (3, 2, 40, 20), "iframe": (3, 3, 20, 10)}
+    with CompressedVideo(path) as video:
+        vectors = video.read(gop=1, position=1, streams=("mv",)).mv[4:44, 22:42]
+    expected = np.clip((vectors * (127.5 / 20)).astype(np.int32) + 128, 0, 255)
+    np.testing.assert_array_equal(reader.read(path)["mv"][0, 1].permute(1, 2, 0).numpy(), expected)
+    drawn = reader.read(path, generator(0))
+    assert {name: tuple(view.shape) for name, view in drawn.items()} == {
+        name: (1, *shape) for name, shape in reader.shapes.items()
+    }
+
+
+def test_a_video_smaller_than_its_pixel_crop_is_refused(path):
+    make_reader({"iframe": 20}, pixel_crop=PixelCrop(48, 64)).read(path)
+    for rng in (None, generator(0)):
+        with pytest.raises(UnreadableVideoError, match=r"expected at least 66x48 pixels, got 64x48; lower pixel_crop"):
+            make_reader({"iframe": 20}, pixel_crop=PixelCrop(48, 66)).read(path, rng)
 
 
 def test_one_decode_serves_all_streams_and_views(path, count_calls):

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -9,11 +10,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules import clip_dataset
 from datamodules.annotations import ClassFolders, VideoLists
-from datamodules.bitstream import UnreadableVideoError
+from datamodules.bitstream import UnreadableVideoError, encode_frames
 from datamodules.clip import ClipBatch
 from datamodules.compressed_video import CompressedVideoDataModule
 from datamodules.failure_ledger import TooManyBadVideosError
-from datamodules.transforms import normalise
+from datamodules.transforms import PixelCrop, normalise
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*log_every_n_steps")
 
@@ -184,6 +185,17 @@ class TestLoaders:
         data = make_data(video_root, predict_paths=[str(video_root)])
         for stage in ("fit", "validate", "test", "predict"):
             data.setup(stage)
+
+
+def test_lengths_and_frame_sizes_can_be_kept_from_the_network(video_root):
+    encode_frames((np.zeros((20, 64, 3), np.uint8) for _ in range(9)), video_root / "train/run/flat.mp4")
+    data = make_data(video_root, streams=["mv"], window=8, pixel_crop=PixelCrop(40, 20), drop_last=False)
+    batches = epoch_of(data)
+    assert {batch.streams["mv"].shape[2:] for batch in batches} == {(2, 32, 16)}
+    assert [failure.path.split("/")[-1] for batch in batches for failure in batch.failures] == ["flat.mp4"]
+    assert sum(int(batch.substituted.sum()) for batch in batches) == 1
+    assert data.test_reader.sampler.window == 8
+    assert next(iter(data.test_dataloader())).streams["mv"].shape[2:] == (2, 32, 16)
 
 
 class TestBadVideos:

@@ -86,6 +86,23 @@ def test_dense_clips():
     assert starts == {0, 1, 2}
 
 
+class TestWindow:
+    @pytest.mark.parametrize("mode", ["segments", "dense"])
+    @pytest.mark.parametrize("motion", [False, True])
+    def test_frames_lie_in_the_middle_and_do_not_tell_the_length(self, mode, motion):
+        sampler = FrameSampler(4, mode, 5, window=52)
+        for rng in (lambda: None, lambda: generator(3)):
+            drawn = {n: sampler.draw(n, motion=motion, rng=rng()) for n in (52, 53, 90, 183)}
+            for n, frames in drawn.items():
+                assert (frames - (n - 52) // 2).tolist() == drawn[52].tolist()
+        every = {int(f) for i in range(300) for f in sampler.draw(183, motion=motion, rng=generator(i))[0]}
+        assert min(every) == 65 + motion
+        assert max(every) <= 116
+
+    def test_a_shorter_video_gives_all_it_has(self):
+        assert FrameSampler(5, window=52).draw(20, motion=False, rng=None).tolist() == centre_segments(20, 5).tolist()
+
+
 def test_sampler_draws_the_same_frames_from_the_same_key():
     sampler = FrameSampler(5)
     first = sampler.draw(300, motion=True, rng=generator(1, 2, 3, 0))

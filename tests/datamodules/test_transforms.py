@@ -6,6 +6,7 @@ from datamodules.randomness import generator
 from datamodules.transforms import (
     STREAM_FORMATS,
     Geometry,
+    PixelCrop,
     RandomCrops,
     cut_view,
     fixed_crops,
@@ -110,6 +111,42 @@ def test_boxes_in_pixels():
     assert Geometry(1.0, 0.75, 1.0, 0.0).box(256, 340) == (0, 148, 256, 192)
     assert Geometry(0.75, 0.75, 0.0, 1.0).box(340, 256) == (148, 0, 192, 192)
     assert Geometry(0.1, 0.1).box(3, 3) == (1, 1, 1, 1)
+
+
+class TestPixelCrops:
+    CROP = PixelCrop(212, 128)
+
+    @pytest.mark.parametrize("frame", [(216, 136), (332, 488), (288, 612)])
+    def test_the_frame_s_size_does_not_change_the_scale(self, frame):
+        """A pixel tells its distance from the frame's centre: all frames of whatever size give one view."""
+        y, x = (np.arange(side) - side / 2 for side in frame)
+        place = np.stack(np.broadcast_arrays(y[:, None] + 106, x[None] + 64, 7), -1).astype(np.int16).astype(np.uint8)
+        view = cut_view("iframe", [place], Geometry(0.5, 0.25, pixels=self.CROP), 128)
+        assert view.shape == (1, 3, 212, 128)
+        assert view[0, 0, :, 0].tolist() == list(range(212))
+        assert view[0, 1, 0].tolist() == list(range(128))
+
+    def test_boxes(self):
+        box = {place: self.CROP.box(312, 428, x=place, y=place) for place in (0.0, 0.5, 1.0)}
+        assert box == {0.0: (0, 0, 212, 128), 0.5: (50, 150, 212, 128), 1.0: (100, 300, 212, 128)}
+
+    @pytest.mark.parametrize(("frame", "lefts"), [((216, 136), range(9)), ((216, 428), range(140, 161))])
+    def test_reach_bounds_the_distance_from_the_centre(self, frame, lefts):
+        crop = PixelCrop(212, 128, reach=10)
+        drawn = [RandomCrops(offsets="random").draw(generator(i)) for i in range(500)]
+        seen = {crop.box(*frame, x=g.x, y=g.y)[1] for g in drawn}
+        assert seen == set(lefts)
+        assert {crop.box(*frame, x=g.x, y=g.y)[0] for g in drawn} == set(range(5))
+
+    def test_views_are_never_squashed(self):
+        assert Geometry(pixels=self.CROP).view_size(64) == (106, 64)
+        assert Geometry(pixels=PixelCrop(128, 212)).view_size(64) == (64, 106)
+        assert Geometry(0.5, 1.0).view_size(64) == (64, 64)
+
+    @pytest.mark.parametrize("wrong", [(0, 5), (5, -1), (5, 5, -1)])
+    def test_sizes_that_make_no_sense(self, wrong):
+        with pytest.raises(ValueError, match="pixel_crop: expected height and width from 1"):
+            PixelCrop(*wrong)
 
 
 def test_evaluation_crops():
