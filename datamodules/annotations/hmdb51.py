@@ -47,8 +47,8 @@ class HMDB51(NumberedSplits):
 
 
 def _side(line: Line) -> Split | None:
-    _, _, number = line.text.rpartition(" ")
-    if number not in SIDES:
+    name, _, number = line.text.rpartition(" ")
+    if not name or number not in SIDES:
         raise ValueError(f"{line.where}: expected `video.avi 1` (0, 1 or 2), got {line.text!r}")
     return SIDES[number]
 

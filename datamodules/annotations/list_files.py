@@ -72,7 +72,7 @@ def read_csv(path: Path, key: str, columns: Sequence[str]) -> Iterator[tuple[str
                 raise ValueError(f"{where}: expected {len(rows.fieldnames or [])} columns as in the header, got {row}")
             yield where, row
     except csv.Error as error:
-        raise ValueError(f"{path}:{rows.line_num}: no CSV ({error}; config key: {key})") from error
+        raise ValueError(f"{path}:{rows.reader.line_num}: no CSV ({error}; config key: {key})") from error
 
 
 def read_json(path: Path, key: str, kind: type) -> Any:
