@@ -60,6 +60,7 @@ class Command:
 
 
 COMMANDS = {
+    "cost": Command("lightning_modules.cost_command.print_cost", "Count what an experiment's network computes."),
     "demo-data": Command("datamodules.demo.make_demo_data", "Make the demo's videos."),
     "reencode": Command("datamodules.prepare.reencode_video", "Re-encode a video whose vectors cannot be read."),
     "report": Command("lightning_modules.report.write_report", "Write one HTML page about finished runs."),
