@@ -1,5 +1,6 @@
 """Every YAML file under configs/ is understood by the command line, or is part of one that is."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from lightning_modules.cli import _run
 from lightning_modules.trainer_cli import TrainerCLI
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+README = (CONFIGS / "README.md").read_text()
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = [path for path in FILES if "model" in yaml.safe_load(path.read_text())]
+DATA_SETS = [path for path in FILES if path.name == "annotations.yaml" and path.parent.name != "demo"]
 
 
 class Parsed(Exception):
@@ -59,10 +62,26 @@ def test_cosine_schedules_end_with_the_run(path: Path, parse: Any) -> None:
         assert steps_by != "epoch" or schedule.init_args.T_max == config.trainer.max_epochs
 
 
-@pytest.mark.parametrize("path", sorted(set(FILES) - set(EXPERIMENTS)), ids=name)
+@pytest.mark.parametrize("path", sorted(set(FILES) - set(EXPERIMENTS) - set(DATA_SETS)), ids=name)
 def test_shared_parts_are_used(path: Path) -> None:
-    users = [other for other in EXPERIMENTS if f": {path.name}" in other.read_text() or name(path) in other.read_text()]
+    users = [other for other in EXPERIMENTS if _refers(other, path)]
     assert users, "no experiment refers to this file"
+
+
+def _refers(experiment: Path, part: Path) -> bool:
+    return (
+        f": {os.path.relpath(part, experiment.parent)}" in experiment.read_text()
+        or name(part) in experiment.read_text()
+    )
+
+
+@pytest.mark.parametrize("path", DATA_SETS, ids=name)
+def test_data_sets_parse_and_the_readme_lists_them(path: Path, parse: Any) -> None:
+    config = parse(CONFIGS / "demo" / "mv.yaml", "--data.annotations", str(path))
+    annotations = config.data.init_args.annotations
+    assert annotations.init_args.root.startswith("data/")
+    (row,) = (line for line in README.splitlines() if line.startswith(f"| `{path.parent.name}` "))
+    assert f"`{annotations.class_path.rpartition('.')[2]}`" in row
 
 
 @pytest.mark.parametrize("key", ["model.init_args.network.init_args.depth", "data.init_args.shuffle", "trainer.epochs"])
