@@ -1,0 +1,1 @@
+"""What networks cost and what they have learned: pure functions, no Lightning."""
