@@ -37,7 +37,7 @@ class ActivityNet(ValidatedSplits):
     @cached_property
     def _subsets(self) -> dict[Split, list[ListedVideo]]:
         path = self.lists / FILE
-        (database,) = fields_of(read_json(path, "lists", dict), ("database",), str(path))
+        (database,) = fields_of(read_json(path, "lists", dict), {"database": dict}, str(path))
         subsets: dict[Split, list[ListedVideo]] = {split: [] for split in SPLITS}
         for name, entry in database.items():
             split, video = _listed(name, entry, f"{path}, {name}")
@@ -46,9 +46,9 @@ class ActivityNet(ValidatedSplits):
 
 
 def _listed(name: str, entry: Any, where: str) -> tuple[Split, ListedVideo]:
-    subset, annotations = fields_of(entry, ("subset", "annotations"), where)
+    subset, annotations = fields_of(entry, {"subset": str, "annotations": list}, where)
     split = next((split for split, official in SUBSETS.items() if official == subset), None)
     if split is None:
         raise ValueError(f"{where}: expected subset {', '.join(SUBSETS.values())}, got {subset!r}")
-    classes = {fields_of(annotation, ("label",), where)[0] for annotation in annotations}
+    classes = {fields_of(annotation, {"label": str}, where)[0] for annotation in annotations}
     return split, ListedVideo((f"v_{name}", name), tuple(sorted(classes)) or None, name, where)

@@ -76,7 +76,7 @@ class FCVID(OfficialSplits):
 
 
 def _name_and_side(line: Line) -> tuple[str, str]:
-    name, _, side = line.text.replace("\t", " ").rpartition(" ")
+    name, side = line.split_last()
     if not name or side not in ("train", "test"):
         raise ValueError(f"{line.where}: expected `folder/video train` or `test`, got {line.text!r}")
-    return os.path.splitext(os.path.normpath(name.strip()))[0], side
+    return os.path.splitext(os.path.normpath(name))[0], side

@@ -47,13 +47,13 @@ class HMDB51(NumberedSplits):
 
 
 def _side(line: Line) -> Split | None:
-    name, _, number = line.text.rpartition(" ")
+    name, number = line.split_last()
     if not name or number not in SIDES:
         raise ValueError(f"{line.where}: expected `video.avi 1` (0, 1 or 2), got {line.text!r}")
     return SIDES[number]
 
 
 def _listed(name: str, line: Line) -> ListedVideo:
-    stem = os.path.splitext(line.text.rpartition(" ")[0].rstrip())[0]
+    stem = os.path.splitext(line.split_last()[0])[0]
     source = stem.rpartition(f"_{name}_")[0] or stem
-    return ListedVideo((f"{name}/{stem}",), (name,), source, line.where)
+    return ListedVideo((stem,), (name,), source, line.where)

@@ -70,5 +70,5 @@ class MiniKinetics(Kinetics400):
 def _seconds(row: dict[str, str], column: str, where: str) -> str:
     try:
         return f"{int(float(row[column])):06d}"
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{where}: expected seconds in column {column}, got {row[column]!r}") from error

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,11 @@ class Line(NamedTuple):
 
     where: str
     text: str
+
+    def split_last(self) -> tuple[str, str]:
+        """What stands before the last white space (perhaps nothing) and after: `"a b.avi 1" -> ("a b.avi", "1")`."""
+        first, *rest = self.text.rsplit(maxsplit=1)
+        return (first, rest[0]) if rest else ("", first)
 
 
 def read_lines(path: Path, key: str) -> list[Line]:
@@ -91,15 +96,21 @@ def read_json(path: Path, key: str, kind: type) -> Any:
     return value
 
 
-def fields_of(entry: Any, names: Sequence[str], where: str) -> list[Any]:
+def fields_of(entry: Any, kinds: Mapping[str, type], where: str) -> list[Any]:
     """Some fields of a JSON object.
 
+    Args:
+        entry: the object.
+        kinds: type of each field, by its name.
+        where: `file, entry`, for messages.
+
     Raises:
-        ValueError: it lacks one, or is no object.
+        ValueError: it lacks one, one is of another type, or it is no object.
     """
-    if not isinstance(entry, dict) or any(name not in entry for name in names):
-        raise ValueError(f"{where}: expected an object with {', '.join(names)}, got {str(entry)[:100]}")
-    return [entry[name] for name in names]
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(name), kind) for name, kind in kinds.items()):
+        expected = ", ".join(f"{name} ({kind.__name__})" for name, kind in kinds.items())
+        raise ValueError(f"{where}: expected an object with {expected}, got {str(entry)[:100]}")
+    return [entry[name] for name in kinds]
 
 
 def first_file(folder: Path, names: Sequence[str], key: str) -> Path:

@@ -29,7 +29,7 @@ class ListedVideo:
     """A video that an official list names.
 
     Args:
-        names: file names without extension that it may have, with or without folders before them.
+        names: file names without extension that it may have; with its folder, where that is needed to tell it apart.
         classes: what it shows; None where that is not published.
         group: videos of one group never stand on both sides of a carved split.
         where: `file:line`, for messages.
@@ -175,8 +175,8 @@ class OfficialSplits(Annotations):
         for video in listed:
             if video.classes is None:
                 raise ValueError(
-                    f"{video.where}: no label; the labels of the official split {split!r} are not published "
-                    "(config key: tested_on, expected val)"
+                    f"{video.where}: no label in the official split {split!r}; where its labels are not published, "
+                    "val is what is tested on (config key: tested_on)"
                 )
             remedy = f"expected one of the {len(self.classes)} classes of {self.lists}"
             check_known(video.classes, self._labels, where=video.where, remedy=remedy)

@@ -51,12 +51,12 @@ class SomethingSomethingV2(ValidatedSplits):
 
     def _listed(self, entry: object, split: Split, where: str) -> ListedVideo:
         if split == "test":
-            (name,) = fields_of(entry, ("id",), where)
-            template = self._answers.get(str(name))
+            (name,) = fields_of(entry, {"id": str}, where)
+            template = self._answers.get(name)
         else:
-            name, template = fields_of(entry, ("id", "template"), where)
+            name, template = fields_of(entry, {"id": str, "template": str}, where)
         classes = None if template is None else (template.replace("[", "").replace("]", ""),)
-        return ListedVideo((str(name),), classes, str(name), where)
+        return ListedVideo((name,), classes, name, where)
 
     @cached_property
     def _answers(self) -> dict[str, str]:

@@ -52,10 +52,10 @@ class UCF101(NumberedSplits):
         return dict(read_classes(self.lists / "classInd.txt", "lists"))
 
     def _listed(self, line: Line) -> ListedVideo:
-        match = re.fullmatch(r"((.+)/v_.+_g(\d+)_c\d+)\.\w+(?:\s+(\d+))?", line.text)
+        match = re.fullmatch(r"(.+)/(v_.+_g(\d+)_c\d+)\.\w+(?:\s+(\d+))?", line.text)
         if match is None:
             raise ValueError(f"{line.where}: expected `Class/v_Class_g01_c01.avi 1`, got {line.text!r}")
-        name, folder, group, number = match.groups()
+        folder, name, group, number = match.groups()
         if number is not None and self._names.get(number) != folder:
             raise ValueError(f"{line.where}: class {number} is {self._names.get(number)} in classInd.txt, not {folder}")
         return ListedVideo((name,), (folder,), group, line.where)

@@ -81,7 +81,7 @@ class VideoFolder:
         """Path of the video that has one of some names.
 
         Args:
-            names: without extension; folders before them tell apart videos of the same name: `run/a`.
+            names: without extension; one with a folder before it, `run/a`, is found in a folder of that name alone.
 
         Raises:
             FileNotFoundError: there is no such folder.
@@ -102,8 +102,6 @@ class VideoFolder:
 
     def _named(self, name: str) -> list[str]:
         paths = self._paths.get(os.path.basename(name), [])
-        if len(paths) < 2:
-            return paths
         return [path for path in paths if os.path.splitext(path)[0].endswith(f"{os.sep}{name}")]
 
     @cached_property

@@ -39,7 +39,7 @@ def test_labels_of_all_segments_each_once(root):
 def test_the_test_split_has_no_labels(root):
     annotations = ActivityNet(str(root), check_sizes=False, tested_on="test")
     assert [len(annotations.records(split)) for split in ("train", "val")] == [10, 1]
-    with pytest.raises(ValueError, match=r"json, test_______: no label; .*'test' are not published"):
+    with pytest.raises(ValueError, match=r"json, test_______: no label in the official split 'test'; .*not published"):
         annotations.records("test")
 
 
@@ -51,10 +51,17 @@ def test_sizes_are_checked(root):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"taxonomy": []}, "json: expected an object with database, got"),
-        ({"database": {"a": {"annotations": []}}}, "json, a: expected an object with subset, annotations"),
+        ({"taxonomy": []}, r"json: expected an object with database \(dict\), got"),
+        (
+            {"database": {"a": {"annotations": []}}},
+            r"json, a: expected an object with subset .*, annotations",
+        ),
         ({"database": {"a": entry("trainings")}}, "json, a: expected subset training, validation, testing, got 'train"),
-        ({"database": {"a": entry("training") | {"annotations": [{}]}}}, "json, a: expected an object with label"),
+        (
+            {"database": {"a": entry("training") | {"annotations": [{}]}}},
+            "json, a: expected an object with label",
+        ),
+        ({"database": []}, r"json: expected an object with database \(dict\)"),
     ],
 )
 def test_a_wrong_entry_is_named(root, write, value, message):

@@ -28,6 +28,12 @@ def test_columns_are_labels(root):
     assert found == [("videos/panda/5.mp4", (1,)), ("videos/multiple/5.flv", (0, 1))]
 
 
+def test_a_missing_video_is_not_taken_from_another_folder(root):
+    (root / "videos/panda/5.mp4").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 listed videos are missing: panda/5;"):
+        FCVID(str(root), check_sizes=False).records("test")
+
+
 def test_names_of_the_columns(root, write):
     write("classInd.txt", "1 birthday\n2 panda\n3 skiing\n")
     annotations = FCVID(str(root), classes_file="classInd.txt", check_sizes=False)

@@ -1,6 +1,6 @@
 import pytest
 
-from datamodules.annotations.list_files import first_file, read_classes, read_csv, read_json, read_lines
+from datamodules.annotations.list_files import Line, first_file, read_classes, read_csv, read_json, read_lines
 
 
 def test_lines_know_where_they_stand(write):
@@ -12,6 +12,13 @@ def test_bytes_that_are_no_utf8_survive_as_in_file_names(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"caf\xe9.avi 1\n")
     (line,) = read_lines(tmp_path / "a.txt", "lists")
     assert line.text.encode(errors="surrogateescape") == b"caf\xe9.avi 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"), [("a b.avi 1", ("a b.avi", "1")), ("a.avi\t 1", ("a.avi", "1")), ("1", ("", "1"))]
+)
+def test_what_stands_last(text, parts):
+    assert Line("a.txt:1", text).split_last() == parts
 
 
 @pytest.mark.parametrize("read", [read_lines, read_classes])

@@ -101,7 +101,7 @@ class TestValidatedSplits:
 
     def test_labels_that_are_not_published(self, letters, write):
         path = write("test.txt", "?40\n?41\n?42\n?43")
-        with pytest.raises(ValueError, match=rf"{path}:1: no label; .*not published \(config key: tested_on"):
+        with pytest.raises(ValueError, match=rf"{path}:1: no label in .*not published, .* \(config key: tested_on"):
             ValidatedLetters(letters, tested_on="test").records("test")
         assert names(ValidatedLetters(letters), "test") == ["a30", "b30"]
 

@@ -39,7 +39,7 @@ def test_the_later_archive_has_no_prefix(root):
 def test_answers_of_the_test_split(root, write):
     annotations = SomethingSomethingV2(str(root), check_sizes=False, tested_on="test")
     assert len(annotations.records("train")) == 20
-    with pytest.raises(ValueError, match=r"test\.json, entry 0: no label; .*config key: tested_on"):
+    with pytest.raises(ValueError, match=r"test\.json, entry 0: no label in .*config key: tested_on"):
         annotations.records("test")
     write("labels/test-answers.csv", "9;Holding something\n8;Putting something into something\n")
     annotations = SomethingSomethingV2(str(root), check_sizes=False, tested_on="test")
@@ -57,8 +57,9 @@ def test_sizes_are_checked(root):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"id": "1"}]', r"train\.json, entry 0: expected an object with id, template, got"),
-        ("[1]", r"train\.json, entry 0: expected an object with id, template, got 1"),
+        ('[{"id": "1"}]', r"train\.json, entry 0: expected an object with id \(str\), template \(str\), got"),
+        ("[1]", r"train\.json, entry 0: expected an object with id \(str\), template \(str\), got 1"),
+        ('[{"id": "1", "template": null}]', r"train\.json, entry 0: expected an object with id"),
         ('{"id": "1"}', r"train\.json: expected a JSON list, got a dict"),
         ("[{]", r"train\.json:1: no JSON"),
         ('[{"id": "1", "template": "Flying [something]"}]', r"train\.json, entry 0: .*no class 'Flying something'"),

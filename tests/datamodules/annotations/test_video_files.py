@@ -27,7 +27,8 @@ class TestVideoFolder:
         folder = VideoFolder(tmp_path)
         assert folder.find(["a"]) == str(tmp_path / "a.mp4")
         assert folder.find(["v_b", "b"]) == str(tmp_path / "deep/er/b.AVI")
-        assert folder.find(["other/b"]) == str(tmp_path / "deep/er/b.AVI")
+        assert folder.find(["er/b"]) == str(tmp_path / "deep/er/b.AVI")
+        assert folder.find(["other/b"]) is None
         assert folder.find(["c"]) is None
         assert folder.find(["d"]) is None
 
