@@ -2,9 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
+UT_INTERACTION ?= data/ut_interaction
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-figures test test-slow lint bench-reader
+.PHONY: help install demo demo-figures ut-interaction-figures test test-slow lint bench-reader
 .NOTPARALLEL:
 
 # glibc: freed tensors stay in the process, which takes a tenth off a training step on CPUs.
@@ -16,7 +17,7 @@ STREAMS := mv residual iframe
 UNSEEN = data/demo/test/*/*_0000?.mp4
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +52,9 @@ runs/demo/report.html: $(STREAMS:%=runs/demo/%/test.json) runs/demo/fusion/test.
 
 demo-figures: $(VENV)/.installed ## the demo over 3 seeds, with the I-frame network at 56 pixels too (25 minutes)
 	$(BIN)/python tests/benchmarks/demo_figures.py
+
+ut-interaction-figures: $(VENV)/.installed ## 60 real clips, 5 folds, 3 seeds (40 minutes); their folder: UT_INTERACTION
+	$(BIN)/python tests/benchmarks/ut_interaction_figures.py --root $(UT_INTERACTION)
 
 test: $(VENV)/.installed ## run the tests (8 minutes at most on 2 cores)
 	$(BIN)/pytest -n $(PYTEST_WORKERS)

@@ -6,17 +6,12 @@ Resumable: a run that is finished is not repeated. Run by `make demo-figures`; a
 """
 
 import argparse
-import csv
 import json
-import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-
-from datamodules.whole_file import open_whole
+from seeded_runs import command, spread, write_rows
 
 STREAMS = ("mv", "residual", "iframe")
 RUNS = (*STREAMS, "iframe56", "fusion")
@@ -25,11 +20,6 @@ DIFFERENCES = {
     "residual - mv": ("residual", "mv"),
     "iframe - iframe56": ("iframe", "iframe56"),
 }
-
-
-def command(*arguments: object) -> None:
-    """Runs `streamkd` with these arguments; raises if it fails."""
-    subprocess.run([Path(sys.executable).with_name("streamkd"), *map(str, arguments)], check=True)
 
 
 def options(name: str, folder: Path, seed: int) -> list[str]:
@@ -61,11 +51,6 @@ def measure(folder: Path, seed: int) -> dict[str, float]:
     return scores
 
 
-def spread(values: list[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
-
-
 def show(scores: list[dict[str, float]]) -> None:
     """A table of accuracies, one of differences."""
     accuracies = Table("run", "test top-1 %, mean ± s.d.", "each seed")
@@ -88,11 +73,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("tests/benchmarks/results/demo_figures.csv"))
     given = parser.parse_args()
     scores = [measure(given.folder / f"seed{seed}", seed) for seed in given.seeds]
-    with open_whole(given.output) as file:
-        writer = csv.DictWriter(file, ["seed", *RUNS], lineterminator="\n")
-        writer.writeheader()
-        rows = zip(given.seeds, scores, strict=True)
-        writer.writerows({"seed": seed, **{name: f"{score[name]:.2f}" for name in RUNS}} for seed, score in rows)
+    rows = zip(given.seeds, scores, strict=True)
+    write_rows(given.output, [{"seed": seed, **{name: f"{score[name]:.2f}" for name in RUNS}} for seed, score in rows])
     show(scores)
 
 
