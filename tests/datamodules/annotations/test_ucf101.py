@@ -71,9 +71,9 @@ def test_official_sizes(full):
 @pytest.mark.parametrize(("split", "num_train", "num_test"), [(2, 9586, 3734), (3, 9624, 3696)])
 def test_official_sizes_of_the_other_splits(full, split, num_train, num_test):
     annotations = UCF101(str(full), split=split, max_missing=0.5, val_fraction=0)
-    assert len(annotations.listed("train")) == num_train
-    assert len(annotations.listed("test")) == num_test
-    assert annotations.records("test")
+    for side, count in (("train", num_train), ("test", num_test)):
+        assert annotations.records(side)
+        assert len(annotations.listed(side)) == count
 
 
 @pytest.mark.usefixtures("videos_of_split_1")
