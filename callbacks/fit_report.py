@@ -12,7 +12,7 @@ from datamodules.whole_file import open_whole
 
 
 class FitReport(pl.Callback):
-    """Writes limits, epochs, steps, seconds, last metrics and the videos that could not be read.
+    """Writes limits, epochs, steps, seconds, last metrics and the videos that could not be read, whole or in part.
 
     Runs on `on_fit_end`, so not after an error.
 
@@ -26,6 +26,7 @@ class FitReport(pl.Callback):
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         failures = gather_objects(_failures(trainer), trainer.world_size)
+        damaged = gather_objects(set(getattr(trainer.datamodule, "damaged", [])), trainer.world_size)  # type: ignore[attr-defined]
         if not trainer.is_global_zero:
             return
         report = {
@@ -34,6 +35,7 @@ class FitReport(pl.Callback):
             "steps": trainer.global_step,
             **_best(trainer),
             "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
+            "damaged": sorted(set().union(*damaged)),
             "failures": [{"path": path, "reason": reason} for path, reason in sorted(set().union(*failures))],
         }
         with open_whole(self.path) as file:

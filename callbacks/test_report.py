@@ -24,12 +24,14 @@ class Tally:
         confusion: (num_classes, num_classes) int64, [truth, prediction]; None before the first prediction.
         videos: number of videos tested.
         read_seconds: time the loaders spent reading them, in seconds.
+        damaged: path and number of damaged frames of the videos for which earlier frames stood in.
         failures: path and reason of the videos left out.
     """
 
     confusion: Tensor | None = None
     videos: int = 0
     read_seconds: float = 0.0
+    damaged: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -38,6 +40,7 @@ class Tally:
             confusion=torch.stack(counts).sum(dim=0) if counts else None,
             videos=self.videos + other.videos,
             read_seconds=self.read_seconds + other.read_seconds,
+            damaged=self.damaged + other.damaged,
             failures=self.failures + other.failures,
         )
 
@@ -95,10 +98,12 @@ class TestReport(pl.Callback):
         counts = None
         if isinstance(logits, Tensor) and batch.labels.ndim == 1:
             counts = confusion_counts(logits.cpu(), batch.labels.cpu())
+        corrupt = batch.corrupt_frames.tolist()
         self._tally += Tally(
             confusion=counts,
             videos=len(batch),
             read_seconds=float(batch.seconds.sum()),
+            damaged=[{"path": path, "frames": n} for path, n in zip(batch.paths, corrupt, strict=True) if n],
             failures=[{"path": str(failure.path), "reason": str(failure.reason)} for failure in batch.failures],
         )
 
@@ -144,5 +149,6 @@ class TestReport(pl.Callback):
             "read_seconds_per_video": round(tally.read_seconds / videos, 6),
             "classes": list(getattr(getattr(trainer, "datamodule", None), "classes", None) or []),
             "confusion": None if tally.confusion is None else tally.confusion.tolist(),
+            "damaged": tally.damaged,
             "failures": tally.failures,
         }

@@ -38,6 +38,7 @@ class ClipSample:
         index: position in the split's list of records.
         path: the file that was read.
         seconds: time spent reading.
+        corrupt_frames: damaged frames for which earlier ones stand in.
         substituted: whether it stands in for another video that could not be read (training only).
         failures: the unreadable videos met on the way.
     """
@@ -47,6 +48,7 @@ class ClipSample:
     index: int
     path: str
     seconds: float
+    corrupt_frames: int = 0
     substituted: bool = False
     failures: tuple[Failure, ...] = ()
 
@@ -64,6 +66,7 @@ class ClipBatch:
         indices: (B,) int64, positions in the split's list of records.
         paths: B files.
         seconds: (B,) float64, time spent reading each.
+        corrupt_frames: (B,) int64, damaged frames of each for which earlier ones stand in.
         substituted: (B,) bool, training samples that stand in for an unreadable video.
         failures: evaluation videos left out of this batch; training ones replaced.
         num_views: V.
@@ -77,6 +80,7 @@ class ClipBatch:
     indices: Tensor
     paths: list[str]
     seconds: Tensor
+    corrupt_frames: Tensor
     substituted: Tensor
     failures: list[Failure] = field(default_factory=list)
     num_views: int = 1
@@ -90,7 +94,7 @@ class ClipBatch:
             self._check_stream(name, stream)
         if self.labels.ndim not in (1, 2):
             raise ValueError(f"ClipBatch.labels: expected (B,) or (B, num_classes), got {_shape(self.labels)}")
-        for name in ("indices", "seconds", "substituted"):
+        for name in ("indices", "seconds", "corrupt_frames", "substituted"):
             self._check_vector(name, getattr(self, name))
         if len(self.paths) != len(self):
             raise ValueError(f"ClipBatch.paths: expected {len(self)} (as labels), got {len(self.paths)}")
@@ -109,6 +113,7 @@ class ClipBatch:
             indices=torch.tensor([s.index for s in samples], dtype=torch.int64),
             paths=[s.path for s in samples],
             seconds=torch.tensor([s.seconds for s in samples], dtype=torch.float64),
+            corrupt_frames=torch.tensor([s.corrupt_frames for s in samples], dtype=torch.int64),
             substituted=torch.tensor([s.substituted for s in samples], dtype=torch.bool),
             failures=[*failures, *(f for s in samples for f in s.failures)],
             num_views=len(next(iter(samples[0].streams.values()))),
@@ -129,6 +134,7 @@ class ClipBatch:
             indices=torch.empty(0, dtype=torch.int64),
             paths=[],
             seconds=torch.empty(0, dtype=torch.float64),
+            corrupt_frames=torch.empty(0, dtype=torch.int64),
             substituted=torch.empty(0, dtype=torch.bool),
             failures=list(failures),
             num_views=num_views,
@@ -164,6 +170,7 @@ class ClipBatch:
             labels=function(self.labels),
             indices=function(self.indices),
             seconds=function(self.seconds),
+            corrupt_frames=function(self.corrupt_frames),
             substituted=function(self.substituted),
         )
 

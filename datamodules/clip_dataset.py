@@ -58,12 +58,21 @@ class ClipDataset(Dataset[Item]):
             chosen = index if attempt == 0 or rng is None else int(rng.integers(len(self)))
             record = self.records[chosen]
             try:
-                streams = self.reader.read(record.path, rng)
+                views = self.reader.read(record.path, rng)
             except (UnreadableVideoError, OSError) as error:
                 failures.append(_failure(record.path, error))
                 continue
             seconds, label = time.perf_counter() - began, self._label(record)
-            return ClipSample(streams, label, chosen, record.path, seconds, attempt > 0, tuple(failures))
+            return ClipSample(
+                views.streams,
+                label,
+                chosen,
+                record.path,
+                seconds,
+                corrupt_frames=views.corrupt_frames,
+                substituted=attempt > 0,
+                failures=tuple(failures),
+            )
         return tuple(failures)
 
     def collate(self, items: Sequence[Item]) -> ClipBatch:

@@ -20,6 +20,19 @@ Colorspace = Literal["bt601", "tagged"]
 
 
 @dataclass(frozen=True)
+class Views:
+    """What was read of one video.
+
+    Attributes:
+        streams: per stream (V, T, C, S, S) uint8, see `ClipReader.shapes`; clips outer, crops inner.
+        corrupt_frames: damaged frames for which earlier ones stand in.
+    """
+
+    streams: dict[str, Tensor]
+    corrupt_frames: int
+
+
+@dataclass(frozen=True)
 class ClipReader:
     """Reads the views of a video.
 
@@ -67,39 +80,39 @@ class ClipReader:
         frames, geometry = self.sampler.num_frames, Geometry(pixels=self.pixel_crop)
         return {s: (frames, STREAM_FORMATS[s].channels, *geometry.view_size(size)) for s, size in self.sizes.items()}
 
-    def read(self, path: str, rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+    def read(self, path: str, rng: np.random.Generator | None = None) -> "Views":
         """The views of the video at `path`.
 
         Args:
             path: the file.
             rng: draws frames and one geometry (V = 1); None: the fixed views of an evaluation.
 
-        Returns:
-            streams: per stream (V, T, C, S, S) uint8, see `shapes`; clips outer, crops inner.
-
         Raises:
             UnreadableVideoError: the file cannot be read, or not right, or is smaller than `pixel_crop`.
         """
         with self.source.open(path) as video:
-            self._check_size(path, video)
+            upright = _upright_size(video)
+            self._check_size(path, *upright)
             clips = self.sampler.draw(video.num_frames, motion=self.motion, rng=rng)
-            geometries = self._geometries(video, rng)
+            geometries = self._geometries(rng, landscape=upright[1] >= upright[0])
             places = [[self._place(int(frame), video) for frame in clip] for clip in clips]
             frames = self._read(video, {place for clip in places for place in clip})
+            corrupt_frames = video.num_corrupt
         clip_frames = [[frames[place] for place in clip] for clip in places]
-        return {stream: self._views(stream, clip_frames, geometries) for stream in self.sizes}
+        streams = {stream: self._views(stream, clip_frames, geometries) for stream in self.sizes}
+        return Views(streams, corrupt_frames)
 
-    def _check_size(self, path: str, video: CompressedVideo) -> None:
+    def _check_size(self, path: str, height: int, width: int) -> None:
         crop = self.pixel_crop
-        if crop is not None and not crop.fits(video.height, video.width):
-            reason = f"expected at least {crop.width}x{crop.height} pixels, got {video.width}x{video.height}"
+        if crop is not None and not crop.fits(height, width):
+            reason = f"expected at least {crop.width}x{crop.height} pixels, got {width}x{height}"
             raise UnreadableVideoError(path, reason, "lower pixel_crop in the config, or leave the video out")
 
-    def _geometries(self, video: CompressedVideo, rng: np.random.Generator | None) -> list[Geometry]:
+    def _geometries(self, rng: np.random.Generator | None, *, landscape: bool) -> list[Geometry]:
         if rng is not None:
             geometries = [self.random_crops.draw(rng)]
         else:
-            geometries = fixed_crops(self.num_crops, self.crop_fraction, landscape=video.width >= video.height)
+            geometries = fixed_crops(self.num_crops, self.crop_fraction, landscape=landscape)
         return [replace(geometry, pixels=self.pixel_crop) for geometry in geometries]
 
     def _place(self, frame: int, video: CompressedVideo) -> tuple[int, int]:
@@ -121,7 +134,8 @@ class ClipReader:
                 reference=self.reference,
                 colorspace=self.colorspace,
             )
-            frames |= {(gop, position): found for position, found in zip(positions, read, strict=True)}
+            upright = [found.turned(video.index.rotation) for found in read]
+            frames |= {(gop, position): found for position, found in zip(positions, upright, strict=True)}
         return frames
 
     def _views(self, stream: str, clips: Sequence[Sequence[Frames]], geometries: Sequence[Geometry]) -> Tensor:
@@ -134,3 +148,9 @@ class ClipReader:
                 for geometry in geometries
             ]
         )
+
+
+def _upright_size(video: CompressedVideo) -> tuple[int, int]:
+    """(height, width) in pixels, once frames are turned as the file's rotation flag says."""
+    size = (video.height, video.width)
+    return size if video.index.rotation % 180 == 0 else size[::-1]

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from datamodules.annotations import Annotations, VideoRecord, find_videos
 from datamodules.bitstream import UnreadableVideoError
+from datamodules.bitstream.reader import OnCorrupt
 from datamodules.clip import UNKNOWN_LABEL, ClipBatch, Failure
 from datamodules.clip_dataset import ClipDataset
 from datamodules.clip_reader import ClipReader, Colorspace, Reference
@@ -73,6 +74,8 @@ class CompressedVideoDataModule(LightningDataModule):
             codecs; I-frames alone never need one). None: such videos count as unreadable, except in predict, which
             uses the user's cache folder.
         index_cache: folder that keeps the videos' indices between runs; None: in memory.
+        on_corrupt: what to do about a damaged frame: "raise" counts its video as unreadable, "skip" lets the last
+            intact frame before it in its GOP stand in, and names such videos with their number of damaged frames.
         max_bad_videos: unreadable videos that fit accepts in the training split, per process: a number, or a fraction
             (float) of the split, which always accepts one. Every batch must have a video that can be read.
     """
@@ -109,12 +112,14 @@ class CompressedVideoDataModule(LightningDataModule):
         predict_paths: Sequence[str] = (),
         reencode_dir: str | None = None,
         index_cache: str | None = None,
+        on_corrupt: OnCorrupt = "raise",
         max_bad_videos: int | float = 0.05,
     ) -> None:
         super().__init__()
         _check_choice("fit_split", fit_split, get_args(FitSplit))
         _check_choice("sampling", sampling, get_args(SamplingMode))
         _check_choice("reference", reference, get_args(Reference))
+        _check_choice("on_corrupt", on_corrupt, get_args(OnCorrupt))
         _check_choice("crop_offsets", crop_offsets, get_args(CropOffsets))
         _check_choice("test_crops", test_crops, FIXED_CROPS)
         _check_counts(num_segments=num_segments, batch_size=batch_size, frame_stride=frame_stride)
@@ -130,7 +135,7 @@ class CompressedVideoDataModule(LightningDataModule):
         self.augment = fit_split == "train" if augment is None else augment
         self.reencode_dir, self.max_bad_videos = reencode_dir, max_bad_videos
         self.reader = ClipReader(
-            source=_video_source(streams, index_cache, reencode_dir),
+            source=_video_source(streams, index_cache, reencode_dir, on_corrupt),
             sizes=_sizes(streams, size),
             sampler=FrameSampler(num_segments, sampling, frame_stride, window=window),
             random_crops=RandomCrops(tuple(scales), crop_offsets, flip),
@@ -170,6 +175,11 @@ class CompressedVideoDataModule(LightningDataModule):
     def failures(self) -> list[Failure]:
         """The videos that this process could not read, by split and path."""
         return [failure for ledger in self._ledgers.values() for failure in ledger.failures]
+
+    @property
+    def damaged(self) -> list[str]:
+        """The videos of which this process passed over damaged frames."""
+        return [path for ledger in self._ledgers.values() for path in ledger.damaged]
 
     @override
     def setup(self, stage: str) -> None:
@@ -211,6 +221,9 @@ class CompressedVideoDataModule(LightningDataModule):
         split = self._current_split()
         if split is not None:
             self._ledger(split).add(batch.failures)
+            self._ledger(split).add_damaged(
+                path for path, n in zip(batch.paths, batch.corrupt_frames, strict=True) if n
+            )
         if split == "train" and not len(batch):
             raise _unreadable_batch(batch)
         return normalise_batch(batch)
@@ -316,9 +329,11 @@ class CompressedVideoDataModule(LightningDataModule):
         return self.max_bad_videos
 
 
-def _video_source(streams: Sequence[str], index_cache: str | None, reencode_dir: str | None) -> VideoSource:
+def _video_source(
+    streams: Sequence[str], index_cache: str | None, reencode_dir: str | None, on_corrupt: OnCorrupt
+) -> VideoSource:
     stand_ins = None if reencode_dir is None else ReencodeCache(reencode_dir)
-    return VideoSource(tuple(streams), IndexCache(index_cache), stand_ins)
+    return VideoSource(tuple(streams), IndexCache(index_cache), stand_ins, on_corrupt)
 
 
 def _sizes(streams: Sequence[str], size: int | dict[str, int]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Counts the videos that could not be read, and stops a run that has too many of them."""
+"""Counts the videos that could not be read, whole or in part, and stops a run that has too many of them."""
 
 import logging
 from collections.abc import Iterable
@@ -25,6 +25,7 @@ class FailureLedger:
     def __init__(self, split: str, num_videos: int, *, limit: int | None, remedy: str = "") -> None:
         self.split, self.num_videos, self.limit, self.remedy = split, num_videos, limit, remedy
         self._failures: dict[str, Failure] = {}
+        self._damaged: set[str] = set()
 
     @property
     def failures(self) -> list[Failure]:
@@ -42,6 +43,18 @@ class FailureLedger:
                 self._failures[failure.path] = failure
                 _log.warning("unreadable video in split %r: %s", self.split, failure)
                 self._check(failure)
+
+    @property
+    def damaged(self) -> list[str]:
+        """The videos with damaged frames for which earlier ones stood in."""
+        return sorted(self._damaged)
+
+    def add_damaged(self, paths: Iterable[str]) -> None:
+        """Notes videos some of whose frames are damaged and were passed over."""
+        for path in paths:
+            if path not in self._damaged:
+                self._damaged.add(path)
+                _log.warning("damaged frames in split %r, earlier ones stand in for them: %s", self.split, path)
 
     def _check(self, last: Failure) -> None:
         if self.limit is not None and len(self._failures) > self.limit:

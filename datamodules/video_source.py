@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datamodules.bitstream import CompressedVideo, UnreadableVideoError
 from datamodules.bitstream.encode import reencode
+from datamodules.bitstream.reader import OnCorrupt
 from datamodules.index_cache import IndexCache, file_stamp
 
 _GOP_SIZE = 12
@@ -56,11 +57,13 @@ class VideoSource:
         streams: the streams.
         indices: where indices come from.
         stand_ins: re-encodes what has to be; None: such a video is refused.
+        on_corrupt: see `CompressedVideo`.
     """
 
     streams: tuple[str, ...]
     indices: IndexCache
     stand_ins: ReencodeCache | None = None
+    on_corrupt: OnCorrupt = "raise"
 
     def open(self, path: str) -> CompressedVideo:
         """The video at `path`, or its stand-in; close it, or use it in a `with` block.
@@ -73,8 +76,8 @@ class VideoSource:
         index = self.indices.get(path)
         reason = index.refusal(self.streams)
         if reason is None:
-            return CompressedVideo(path, index)
+            return CompressedVideo(path, index, on_corrupt=self.on_corrupt)
         if self.stand_ins is None:
             raise UnreadableVideoError(path, reason, "re-encode it, or let reencode_dir in the config do it")
         stand_in = self.stand_ins.get(path)
-        return CompressedVideo(stand_in, self.indices.get(stand_in))
+        return CompressedVideo(stand_in, self.indices.get(stand_in), on_corrupt=self.on_corrupt)

@@ -18,11 +18,11 @@ def test_confusion_counts_truth_by_prediction() -> None:
 
 
 def test_tallies_add_up_even_where_a_rank_saw_nothing() -> None:
-    one = Tally(torch.ones(2, 2, dtype=torch.int64), 4, 1.5, [{"path": "a", "reason": "b"}])
+    one = Tally(torch.ones(2, 2, dtype=torch.int64), 4, 1.5, [{"path": "c", "frames": 3}], [{"path": "a", "reason": "b"}])
     total = one + Tally() + one
     assert total.confusion is not None
     assert total.confusion.tolist() == [[2, 2], [2, 2]]
-    assert (total.videos, total.read_seconds, len(total.failures)) == (8, 3.0, 2)
+    assert (total.videos, total.read_seconds, len(total.damaged), len(total.failures)) == (8, 3.0, 2, 2)
 
 
 def test_report_of_a_test_run(tmp_path: Path) -> None:
@@ -32,6 +32,7 @@ def test_report_of_a_test_run(tmp_path: Path) -> None:
         indices=torch.tensor([0, 1]),
         paths=["a", "b"],
         seconds=torch.tensor([0.5, 1.5], dtype=torch.float64),
+        corrupt_frames=torch.zeros(2, dtype=torch.int64),
         substituted=torch.zeros(2, dtype=torch.bool),
         failures=[Failure("c", "torn")],
     )

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from datamodules.bitstream import CompressedVideo, UnreadableVideoError
+from datamodules.bitstream import CompressedVideo, UnreadableVideoError, build_index
 from datamodules.bitstream.encode import encode_frames
 from datamodules.clip_reader import ClipReader
 from datamodules.index_cache import IndexCache
@@ -17,6 +19,9 @@ def make_reader(sizes, sampler=None, **options):
     return ClipReader(source, sizes, sampler or FrameSampler(3), RandomCrops(), **options)
 
 
+HEIGHT, WIDTH = 48, 64  # of the videos
+
+
 @pytest.fixture
 def path(video_root):
     return str(video_root / "train/run/0.mp4")
@@ -24,7 +29,7 @@ def path(video_root):
 
 def test_evaluation_views_are_centre_crops_of_what_the_video_holds(path):
     sizes = {"mv": 42, "residual": 42, "iframe": 42, "rgb": 42}  # 0.875 of 48: nothing is resized
-    views = make_reader(sizes, reference="previous").read(path)
+    views = make_reader(sizes, reference="previous").read(path).streams
     # CoViAR: 26 frames, 3 segments, motion: round(24 / 3 * (s + 0.5)) + 1 = 5, 13, 21; GOPs of 12.
     with CompressedVideo(path) as video:
         frames = [
@@ -43,13 +48,13 @@ def test_evaluation_views_are_centre_crops_of_what_the_video_holds(path):
 
 def test_streams_have_their_own_sizes_and_shapes(path):
     reader = make_reader({"mv": 16, "iframe": 24}, FrameSampler(4, num_clips=2), num_crops=3)
-    views = reader.read(path)
+    views = reader.read(path).streams
     assert {name: tuple(view.shape) for name, view in views.items()} == {
         name: (6, *shape) for name, shape in reader.shapes.items()
     }
     assert reader.num_views == 6
     assert reader.shapes == {"mv": (4, 2, 16, 16), "iframe": (4, 3, 24, 24)}
-    assert reader.read(path, generator(0))["mv"].shape == (1, 4, 2, 16, 16)
+    assert reader.read(path, generator(0)).streams["mv"].shape == (1, 4, 2, 16, 16)
 
 
 def test_pixel_crops_serve_training_and_evaluation(path):
@@ -58,8 +63,8 @@ def test_pixel_crops_serve_training_and_evaluation(path):
     with CompressedVideo(path) as video:
         vectors = video.read(gop=1, position=1, streams=("mv",)).mv[4:44, 22:42]
     expected = np.clip((vectors * (127.5 / 20)).astype(np.int32) + 128, 0, 255)
-    np.testing.assert_array_equal(reader.read(path)["mv"][0, 1].permute(1, 2, 0).numpy(), expected)
-    drawn = reader.read(path, generator(0))
+    np.testing.assert_array_equal(reader.read(path).streams["mv"][0, 1].permute(1, 2, 0).numpy(), expected)
+    drawn = reader.read(path, generator(0)).streams
     assert {name: tuple(view.shape) for name, view in drawn.items()} == {
         name: (1, *shape) for name, shape in reader.shapes.items()
     }
@@ -85,21 +90,32 @@ def test_one_geometry_serves_all_streams(tmp_path):
     encode_frames([still] * 12, tmp_path / "still.mp4")
     reader = make_reader({"iframe": 20, "rgb": 20, "mv": 20}, FrameSampler(1))
     for seed in range(12):
-        views = reader.read(str(tmp_path / "still.mp4"), generator(seed))
+        views = reader.read(str(tmp_path / "still.mp4"), generator(seed)).streams
         assert (views["iframe"].int() - views["rgb"].int()).abs().max() <= 3
         assert (views["mv"] == 128).all()
 
 
 def test_iframes_alone_decode_keyframes_alone(path, count_calls):
     reads = count_calls(CompressedVideo, "read_positions")
-    views = make_reader({"iframe": 16}, FrameSampler(15)).read(path)
+    views = make_reader({"iframe": 16}, FrameSampler(15)).read(path).streams
     assert views["iframe"].shape == (1, 15, 3, 16, 16)
     assert [(call["gop"], call["positions"]) for call in reads] == [(0, [0]), (1, [0]), (2, [0])]
 
 
 def test_the_key_decides_what_is_drawn(path):
     reader = make_reader({"mv": 32, "iframe": 32})
-    first, again = reader.read(path, generator(1, 2)), reader.read(path, generator(1, 2))
-    other = reader.read(path, generator(1, 3))
+    first, again = (reader.read(path, generator(1, 2)).streams for _ in range(2))
+    other = reader.read(path, generator(1, 3)).streams
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["iframe"], other["iframe"])
+
+
+def test_views_of_a_rotated_file_stand_upright(path, monkeypatch):
+    upright = make_reader({"rgb": 42}).read(path).streams["rgb"]
+    index = replace(build_index(path), rotation=90)
+    monkeypatch.setattr(IndexCache, "get", lambda *_: index)
+    turned = make_reader({"rgb": 42}).read(path).streams["rgb"]
+    torch.testing.assert_close(turned, upright.rot90(1, (3, 4)))
+    make_reader({"rgb": 42}, pixel_crop=PixelCrop(WIDTH, HEIGHT)).read(path)  # a portrait now
+    with pytest.raises(UnreadableVideoError, match=f"got {HEIGHT}x{WIDTH}"):
+        make_reader({"rgb": 42}, pixel_crop=PixelCrop(HEIGHT, WIDTH)).read(path)

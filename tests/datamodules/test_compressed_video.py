@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules import clip_dataset
 from datamodules.annotations import ClassFolders, VideoLists
-from datamodules.bitstream import UnreadableVideoError, encode_frames
+from datamodules.bitstream import UnreadableVideoError, build_index, encode_frames
 from datamodules.clip import ClipBatch
 from datamodules.compressed_video import CompressedVideoDataModule
 from datamodules.failure_ledger import TooManyBadVideosError
@@ -263,6 +263,26 @@ class TestBadVideos:
         model, data = Gatherer(), make_data(video_root, fit_split="val", max_bad_videos=0)
         make_trainer(tmp_path, limit_val_batches=0, max_epochs=1).fit(model, data)
         assert [len(batch) for batch in model.seen] == [0, 2, 2]
+
+    def test_damaged_frames_may_be_passed_over_counted_and_named(self, video_root, tmp_path, caplog):
+        path = video_root / "val/jump/0.mp4"
+        index, data = build_index(path), bytearray(path.read_bytes())
+        start, size = int(index.offsets[3]), int(index.sizes[3])  # a P-frame of the first of three GOPs
+        data[start + size // 3 : start + size] = bytes(size - size // 3)
+        path.write_bytes(data)
+        strict, lenient = (make_data(video_root, on_corrupt=policy) for policy in ("raise", "skip"))
+        make_trainer(tmp_path).validate(Recorder(), strict, verbose=False)
+        assert [failure.path for failure in strict.failures] == [str(path)]
+        assert "damaged at GOP 0, position 3" in strict.failures[0].reason
+        model = Recorder()
+        make_trainer(tmp_path).validate(model, lenient, verbose=False)
+        assert (lenient.failures, lenient.damaged) == ([], [str(path)])
+        counted = {
+            p: n for batch in model.seen for p, n in zip(batch.paths, batch.corrupt_frames.tolist(), strict=True)
+        }
+        assert counted.pop(str(path)) == 1, "frames 5, 13 and 21 are read, of which the first is behind the damage"
+        assert set(counted.values()) == {0}
+        assert "damaged frames in split 'val'" in caplog.text
 
     def test_evaluation_leaves_them_out_and_lists_them(self, video_root, tmp_path, caplog):
         for name in ("jump/0", "jump/1"):

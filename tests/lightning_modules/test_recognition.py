@@ -29,6 +29,7 @@ def make_batch(
         indices=torch.arange(num_videos) + 100 * seed,
         paths=[f"{seed}-{i}.mp4" for i in range(num_videos)],
         seconds=torch.full((num_videos,), 0.5, dtype=torch.float64),
+        corrupt_frames=torch.zeros(num_videos, dtype=torch.int64),
         substituted=torch.zeros(num_videos, dtype=torch.bool),
         failures=[Failure("bad.mp4", "bad")] * (num_videos == 0),
         num_views=num_views,

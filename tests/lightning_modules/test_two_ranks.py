@@ -35,6 +35,7 @@ def batch(first, last, multi_label):
         indices=videos,
         paths=[str(i) for i in videos.tolist()],
         seconds=torch.zeros(len(videos), dtype=torch.float64),
+        corrupt_frames=torch.zeros(len(videos), dtype=torch.int64),
         substituted=torch.zeros(len(videos), dtype=torch.bool),
     )
 

@@ -36,6 +36,7 @@ def make_batch(videos: list[int], *, num_views: int = 1, substituted: int | None
         indices=numbers,
         paths=[f"{i}.mp4" for i in videos],
         seconds=torch.zeros(len(videos), dtype=torch.float64),
+        corrupt_frames=torch.zeros(len(videos), dtype=torch.int64),
         substituted=numbers == (-1 if substituted is None else substituted),
         num_views=num_views,
     )
