@@ -183,7 +183,7 @@ class CompressedVideo:
         """Nothing is open in this process."""
         self._pictures: FilePictures | DemuxedPictures | None = None
         self._own_decoder: PacketDecoder | None = None
-        self._intact_lengths: dict[int, int] = {}
+        self._damage: dict[int, _DamagedFrameError] = {}
         self._num_corrupt = 0
         self._open = ExitStack()
         self._owner = os.getpid()
@@ -222,15 +222,18 @@ class CompressedVideo:
 
     def _collect(self, gop: int, positions: Sequence[int], request: Request) -> Frames:
         """The streams at rising positions; the last intact ones for those that are damaged and to be skipped."""
-        intact = self._intact_lengths.get(gop, self.gops[gop].length)
+        damage = self._damage.get(gop)
+        intact = damage.position if damage else self.gops[gop].length
+        if damage and intact <= request.has_vectors:
+            raise self._unreadable(gop, damage)
         standing = [min(position, intact - 1) for position in positions]
         try:
             frames = self._collect_intact(gop, sorted(set(standing)), request)
-        except _DamagedFrameError as damaged:
+        except _DamagedFrameError as damage:
             forget_decoders()
-            if self.on_corrupt == "raise" or damaged.position <= request.has_vectors:
-                raise self._unreadable(gop, damaged) from None
-            self._intact_lengths[gop] = damaged.position
+            if self.on_corrupt == "raise":
+                raise self._unreadable(gop, damage) from None
+            self._damage[gop] = damage
             return self._collect(gop, positions, request)
         num_corrupt = sum(position >= intact for position in positions)
         self._num_corrupt += num_corrupt

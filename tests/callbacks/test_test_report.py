@@ -18,7 +18,8 @@ def test_confusion_counts_truth_by_prediction() -> None:
 
 
 def test_tallies_add_up_even_where_a_rank_saw_nothing() -> None:
-    one = Tally(torch.ones(2, 2, dtype=torch.int64), 4, 1.5, [{"path": "c", "frames": 3}], [{"path": "a", "reason": "b"}])
+    counts, damaged, failures = torch.ones(2, 2).long(), [{"path": "c", "frames": 3}], [{"path": "a", "reason": "b"}]
+    one = Tally(counts, 4, 1.5, damaged, failures)
     total = one + Tally() + one
     assert total.confusion is not None
     assert total.confusion.tolist() == [[2, 2], [2, 2]]

@@ -76,6 +76,17 @@ def test_nothing_stands_in_for_a_damaged_iframe(intact, tmp_path):
         video.read_gop(0)
 
 
+def test_no_vectors_where_the_iframe_alone_is_intact(intact, tmp_path):
+    index = build_index(intact)
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(intact.read_bytes()[: int(index.offsets[9]) + 10])
+    with CompressedVideo(path, index, on_corrupt="skip") as video:
+        assert video.read_gop(1, streams=("rgb",)).rgb.shape[0] == 8
+        for _ in range(2):
+            with pytest.raises(UnreadableVideoError, match="damaged at GOP 1, position 1"):
+                video.read_gop(1, streams=("mv",))
+
+
 def test_a_file_cut_short(intact, tmp_path):
     index = build_index(intact)
     path = tmp_path / "clip.mp4"

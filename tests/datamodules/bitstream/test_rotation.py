@@ -1,4 +1,4 @@
-"""Files with a rotation flag: what the flag means by ISO/IEC 14496-12, 6.2.2, and vectors that turn with their frame."""
+"""Files with a rotation flag: what the flag means by ISO/IEC 14496-12, 6.2.2, and vectors that turn along."""
 
 from pathlib import Path
 
