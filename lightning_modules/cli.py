@@ -1,7 +1,7 @@
 """The command `streamkd`, also called `lightning`: the Trainer's verbs, and plain commands beside them.
 
     streamkd fit|validate|test|predict --config configs/demo/mv.yaml [--key value ...]
-    streamkd demo-data|report ...
+    streamkd demo-data|report|show ...
 
 Exit status: 0 done, 1 an error that is explained in one line, 130 interrupted, 143 terminated. An error nobody
 foresaw keeps its traceback. STREAMKD_TRACEBACK=1 shows the traceback of every error.
@@ -16,6 +16,8 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +51,17 @@ TRACEBACK = "STREAMKD_TRACEBACK"
 
 @dataclass(frozen=True)
 class Command:
-    """A plain command: `function` is imported when it runs; its signature becomes the options."""
+    """A plain command: `function` is imported when it runs; its signature becomes the options.
+
+    Args:
+        function: module and name.
+        summary: one line.
+        is_positional: whether required parameters are given by their place instead of by name.
+    """
 
     function: str
     summary: str
+    is_positional: bool = False
 
     def load(self) -> Callable[..., Any]:
         module, name = self.function.rsplit(".", 1)
@@ -64,6 +73,7 @@ COMMANDS = {
     "demo-data": Command("datamodules.demo.make_demo_data", "Make the demo's videos."),
     "reencode": Command("datamodules.prepare.reencode_video", "Re-encode a video whose vectors cannot be read."),
     "report": Command("lightning_modules.report.write_report", "Write one HTML page about finished runs."),
+    "show": Command("datamodules.visualise.show.show", "Show what a compressed video holds.", is_positional=True),
 }
 
 
@@ -88,14 +98,34 @@ def _run(args: list[str]) -> None:
     if not name.startswith("-") and name not in [*VERBS, *COMMANDS]:
         raise ValueError(f"expected a command, one of {', '.join([*VERBS, *COMMANDS])}; got {name or 'none'}")
     if name in COMMANDS:
-        command = COMMANDS[name]
-        auto_cli(command.load(), args=args[1:], prog=f"streamkd {name}", exit_on_error=False, as_positional=False)
+        _run_plain(name, args[1:])
         return
     # Imported late: Lightning takes seconds that plain commands need not wait for.
     from lightning_modules.trainer_cli import TrainerCLI
 
     _quiet()
     TrainerCLI(args, epilog=f"plain commands, each with its own --help: {', '.join(COMMANDS)}")
+
+
+def _run_plain(name: str, args: list[str]) -> None:
+    command = COMMANDS[name]
+    function = command.load()
+    auto_cli(
+        function,
+        args=_with_values(args, function),
+        prog=f"streamkd {name}",
+        exit_on_error=False,
+        as_positional=command.is_positional,
+    )
+
+
+def _with_values(args: list[str], function: Callable[..., Any]) -> list[str]:
+    """`--video` becomes `--video=true` where a parameter is a bool and no value follows."""
+    flags = {f"--{name}" for name, parameter in signature(function).parameters.items() if parameter.annotation is bool}
+    return [
+        f"{arg}=true" if arg in flags and following not in ("true", "false") else arg
+        for arg, following in pairwise([*args, ""])
+    ]
 
 
 def _quiet() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from datamodules.bitstream import UnreadableVideoError
+from datamodules.bitstream import CompressedVideo, UnreadableVideoError
 from datamodules.visualise import draw_streams
 from datamodules.whole_file import open_whole
 
@@ -232,7 +232,8 @@ def _confused_pairs(counts: np.ndarray, classes: list[str], most: int = 5) -> st
 def _streams(video: str) -> str:
     name = html.escape("/".join(Path(video).parts[-2:]))
     try:
-        return f"<h3>{name}</h3>{_image(draw_streams(video))}"
+        with CompressedVideo(video) as opened:
+            return f"<h3>{name}</h3>{_image(draw_streams(opened))}"
     except (UnreadableVideoError, ValueError) as error:
         return f'<p class="note">{html.escape(str(error))}</p>'
 
