@@ -39,7 +39,7 @@ def build_classifiers(
     """Build the classifiers of a layout for the maps of a network.
 
     Args:
-        layout: a name (see the module), or factories by depth.
+        layout: a name (see the module), or factories by depth; empty for no classifier but the network's own.
         feature_info: what the network declares.
         num_classes: length of the logits.
 
@@ -47,11 +47,11 @@ def build_classifiers(
         Classifiers by depth, from shallow to deep.
 
     Raises:
-        ValueError: an unknown name, a depth the network does not have, or no depth at all.
+        ValueError: an unknown name, or a depth the network does not have.
     """
     factories = _named(layout, feature_info) if isinstance(layout, str) else layout
     depths = [info.name for info in feature_info]
-    if not factories or not set(factories) <= set(depths):
+    if not set(factories) <= set(depths):
         raise ValueError(f"`exits`: expected some of the network's depths {depths}, came {list(factories)}")
     return nn.ModuleDict(
         {info.name: factories[info.name](info.channels, num_classes) for info in feature_info if info.name in factories}

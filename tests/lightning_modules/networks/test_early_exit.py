@@ -151,12 +151,17 @@ def test_layouts_for_any_network_run_at_small_sizes(exits: str, side: int) -> No
     [
         ("resnet99", r"`exits`: expected one of \['resnet18', .*'linear'\].*came 'resnet99'"),
         ({"layer9": LinearClassifier}, r"`exits`: expected some of .*'layer4'\], came \['layer9'\]"),
-        ({}, r"`exits`: expected some of .*came \[\]"),
     ],
 )
 def test_other_exits_are_refused(exits: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(exits=exits)
+
+
+def test_without_classifiers_the_network_itself_is_the_only_exit() -> None:
+    network, clip = build(exits={}), torch.randn(2, 1, 2, 32, 32)
+    assert network.exit_names == ("final",)
+    torch.testing.assert_close(network(clip)[:, 0], network.backbone(clip))
 
 
 def test_networks_without_depths_are_refused() -> None:
