@@ -8,7 +8,7 @@ from av.video.frame import VideoFrame
 
 from datamodules.bitstream.decoder import to_rgb
 from datamodules.bitstream.frames import VECTOR_STREAMS, Colorspace, Frames, Reference
-from datamodules.bitstream.motion import advance_sources, identity_sources, motion_vectors, residuals, vector_records
+from datamodules.bitstream.motion import SourcePlane, vector_records
 from datamodules.bitstream.resize import resize, resize_vectors
 
 
@@ -50,7 +50,6 @@ class Collector:
         picture = _Picture(frame, self._colorspace)
         if self._iframe is None:
             self._iframe = picture
-            self._sources, self._carried = identity_sources(*self._size), np.empty(self._size, np.int32)
             if "iframe" in self._wanted:
                 self._keep_pixels("iframe", picture)
         elif self._has_vectors and (emit or self._accumulates):
@@ -68,21 +67,24 @@ class Collector:
             arrays["iframe"] = arrays["iframe"][0]
         return Frames(**arrays)
 
+    # Not before the I-frame has been found right, nor where no vectors are asked for.
+    @cached_property
+    def _sources(self) -> SourcePlane:
+        return SourcePlane(*self._size)
+
     def _follow_vectors(self, frame: VideoFrame) -> None:
-        side_data = frame.side_data.get("MOTION_VECTORS")
-        records = vector_records(None if side_data is None else memoryview(side_data))
-        advance_sources(records, self._sources, self._carried)
-        if self._accumulates:
-            self._sources, self._carried = self._carried, self._sources
+        if not self._accumulates:
+            self._sources.reset()
+        self._sources.advance(vector_records(frame))
 
     def _keep_vectors(self, picture: "_Picture") -> None:
-        sources, reference = (self._sources, self._iframe) if self._accumulates else (self._carried, self._previous)
+        reference = self._iframe if self._accumulates else self._previous
         if "mv" in self._wanted:
             with self._outputs["mv"] as mv:
-                motion_vectors(sources, mv)
+                self._sources.motion_vectors(mv)
         if "residual" in self._wanted and reference is not None:
             with self._outputs["residual"] as residual:
-                residuals(picture.rows, reference.rows, sources, residual)
+                self._sources.residuals(picture.rows, reference.rows, residual)
 
     def _keep_pixels(self, stream: str, picture: "_Picture") -> None:
         with self._outputs[stream] as pixels:
