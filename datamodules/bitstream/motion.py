@@ -8,8 +8,6 @@ coordinates is carried from frame to frame; motion vectors and residuals are der
     residual     = frame[y, x] - reference[sy, sx]
 """
 
-from functools import lru_cache
-
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
@@ -41,13 +39,12 @@ class SourcePlane:
     """
 
     def __init__(self, height: int, width: int) -> None:
-        self._identity = _identity(height, width)
         self._sources, self._moved = _two_planes(height, width)
         self.reset()
 
     def reset(self) -> None:
         """Makes the current frame the reference frame."""
-        np.copyto(self._sources, self._identity)
+        _write_identity(self._sources)
 
     def advance(self, records: np.ndarray) -> None:
         """Carries the sources over a P-frame's vectors, (N, 20) int16, see `vector_records`.
@@ -72,19 +69,20 @@ class SourcePlane:
         _write_residuals(frame, reference, self._sources, residual.reshape(height, 3 * width))
 
 
-@lru_cache(16)
-def _identity(height: int, width: int) -> np.ndarray:
-    plane = (np.arange(height, dtype=np.int32)[:, None] << 16) | np.arange(width, dtype=np.int32)
-    plane.flags.writeable = False
-    return plane
-
-
 def _two_planes(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Two (H, W) int32, half a page out of step: reads that share a page offset with a late write wait for it."""
     behind = height * width
     second = -(-behind // _PAGE) * _PAGE + _PAGE // 2
     memory = np.empty(second + behind, np.int32)
     return memory[:behind].reshape(height, width), memory[second:].reshape(height, width)
+
+
+@njit(cache=True, nogil=True)
+def _write_identity(sources: np.ndarray) -> None:
+    height, width = sources.shape
+    for y in range(height):
+        for x in range(width):
+            sources[y, x] = (y << 16) | x
 
 
 @njit(inline="always")
