@@ -67,5 +67,5 @@ lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-reader: $(VENV)/.installed ## time the reader against bare decoding, decord and PyAV
-	$(BIN)/python tests/benchmarks/bench_reader.py
+bench-reader: $(VENV)/.installed ## time the reader against bare decoding, decord and PyAV; VIDEOS="a.mp4 b.avi": on them
+	$(BIN)/python tests/benchmarks/bench_reader.py $(VIDEOS)

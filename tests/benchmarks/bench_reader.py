@@ -1,10 +1,12 @@
 """Time of the reader as a ratio over bare decoding of the same packets, interleaved, one thread, one process.
 
 The baseline is libavcodec alone: PyAV, a persistent context, packets sliced and padded beforehand, no vectors, no
-colour conversion. decord and plain PyAV stand beside it, doing what they can of the same job. Each figure is the
-median over rounds of the ratio within a round, with its quartiles, so that a machine whose speed drifts does not
+colour conversion. `least` is libavcodec alone where it does what the job cannot do without: exports vectors, decodes
+the I-frames. decord and plain PyAV stand beside it, doing what they can of the same job. Each figure is the median over
+rounds (and videos) of the ratio within a round, with its quartiles, so that a machine whose speed drifts does not
 matter. `ours` keeps a video open, as the baseline does; `ours + open` parses the file anew each time, as decord and
-plain PyAV must. Run by `make bench-reader`.
+plain PyAV must. Run by `make bench-reader`, on a synthetic scene, or with `VIDEOS="a.mp4 b.avi"` on videos of your own.
+Either is encoded in both recipes first, as for training.
 """
 
 import argparse
@@ -21,13 +23,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from datamodules.bitstream import CompressedVideo, build_index, encode_frames
+from datamodules.bitstream import CompressedVideo, build_index, encode_frames, reencode
 from datamodules.bitstream.index import VideoIndex
 
 NUM_GOPS, GOP_SIZE, WIDTH, HEIGHT = 10, 12, 340, 256
-SEGMENTS = ((0, 6), (4, 6), (9, 6))  # three (GOP, position): the centre of each
-OTHERS = ("ours + open", "decord RGB", "PyAV RGB")
+OTHERS = ("least", "ours + open", "decord RGB", "PyAV RGB")
 Job = Callable[[], object]
+Clock = Callable[[], float]
 
 
 def synthetic_frames() -> Iterator[np.ndarray]:
@@ -44,9 +46,10 @@ def synthetic_frames() -> Iterator[np.ndarray]:
 class BareDecoder:
     """libavcodec and nothing else: packets are sliced and padded before the clock starts."""
 
-    def __init__(self, index: VideoIndex) -> None:
+    def __init__(self, index: VideoIndex, options: dict[str, str] | None = None) -> None:
         self._context = av.CodecContext.create(index.codec, "r")
         self._context.thread_count = 1
+        self._context.options = options or {}
         if index.extradata:
             self._context.extradata = index.extradata
         data = Path(index.path).read_bytes()
@@ -71,8 +74,8 @@ class BareDecoder:
     def prefix(self, gop: int, count: int) -> None:
         self.decode(*self._coded_range(gop, count))
 
-    def segments(self) -> None:
-        for gop, position in SEGMENTS:
+    def positions(self, places: list[tuple[int, int]]) -> None:
+        for gop, position in places:
             self.prefix(gop, position + 1)
 
     def whole(self) -> None:
@@ -111,23 +114,35 @@ def decord_frames(path: str, numbers: list[int]) -> Job | None:
     return lambda: decord.VideoReader(path, num_threads=1).get_batch(numbers).asnumpy()
 
 
+def segment_centres(index: VideoIndex) -> list[tuple[int, int]]:
+    """(GOP, position) at the centre of the first, the middle and the last GOP that has P-frames."""
+    moving = [number for number, gop in enumerate(index.gops) if gop.length > 1]
+    return [(gop, index.gops[gop].length // 2) for gop in (moving[0], moving[(len(moving) - 1) // 2], moving[-1])]
+
+
 def jobs(path: str) -> dict[str, dict[str, Job | None]]:
     """Per job: ours, its baseline (`bare`), and what others do for it. decord and PyAV give RGB frames only."""
     index = build_index(path)
     video, bare = CompressedVideo(path, index), BareDecoder(index)
-    numbers = [gop * GOP_SIZE + position for gop, position in SEGMENTS]
-    whole_gop = list(range(4 * GOP_SIZE, 5 * GOP_SIZE))
+    exporting = BareDecoder(index, {"flags2": "+export_mvs"})
+    vectors_only = BareDecoder(index, {"flags2": "+export_mvs", "skip_idct": "all", "skip_loop_filter": "all"})
+    centres = segment_centres(index)
+    whole = centres[1][0]
+    length = index.gops[whole].length
+    numbers = [index.gops[gop].start + position for gop, position in centres]
+    whole_gop = [index.gops[whole].start + position for position in range(length)]
+    iframe_places = [(gop, 0) for gop in range(len(index.gops))]
     times = index.times.tolist()
 
     def segments(video: CompressedVideo, streams: tuple[str, ...]) -> None:
-        for gop, position in SEGMENTS:
+        for gop, position in centres:
             video.read(gop=gop, position=position, streams=streams)
 
     def gop(video: CompressedVideo) -> None:
-        video.read_gop(4, streams=("iframe", "mv", "residual", "rgb"))
+        video.read_gop(whole, streams=("iframe", "mv", "residual", "rgb"))
 
     def iframes(video: CompressedVideo) -> None:
-        for number in range(NUM_GOPS):
+        for number in range(len(index.gops)):
             video.read(gop=number, streams=("iframe",))
 
     def ours(job: Callable[..., None], *arguments: object) -> dict[str, Job | None]:
@@ -140,33 +155,40 @@ def jobs(path: str) -> dict[str, dict[str, Job | None]]:
     return {
         "3 segments x (I + MV + R)": {
             **ours(segments, ("iframe", "mv", "residual")),
-            "bare": bare.segments,
+            "bare": lambda: bare.positions(centres),
+            "least": lambda: exporting.positions(centres),
             "decord RGB": decord_frames(path, numbers),
             "PyAV RGB": lambda: seek_and_decode_rgb(path, [[times[number]] for number in numbers]),
         },
         "one GOP, all streams and frames": {
             **ours(gop),
-            "bare": lambda: bare.prefix(4, GOP_SIZE),
+            "bare": lambda: bare.prefix(whole, length),
+            "least": lambda: exporting.prefix(whole, length),
             "decord RGB": decord_frames(path, whole_gop),
             "PyAV RGB": lambda: seek_and_decode_rgb(path, [[times[number] for number in whole_gop]]),
         },
-        "3 x MV": {**ours(segments, ("mv",)), "bare": bare.segments},
+        "3 x MV": {
+            **ours(segments, ("mv",)),
+            "bare": lambda: bare.positions(centres),
+            "least": lambda: vectors_only.positions(centres),
+        },
         "all I-frames, over a whole decode": {
             **ours(iframes),
             "bare": bare.whole,
-            "decord RGB": decord_frames(path, list(range(0, NUM_GOPS * GOP_SIZE, GOP_SIZE))),
+            "least": lambda: bare.positions(iframe_places),
+            "decord RGB": decord_frames(path, [gop.start for gop in index.gops]),
             "PyAV RGB": lambda: keyframes_only(path),
         },
     }
 
 
-def seconds(job: Job) -> float:
-    start = time.perf_counter()
+def seconds(job: Job, clock: Clock) -> float:
+    start = clock()
     job()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def measure(contenders: dict[str, Job | None], rounds: int) -> dict[str, list[float]]:
+def measure(contenders: dict[str, Job | None], rounds: int, clock: Clock) -> dict[str, list[float]]:
     """Seconds of every contender in every round, contenders taking turns within a round."""
     running = {name: job for name, job in contenders.items() if job is not None}
     for job in running.values():
@@ -175,34 +197,57 @@ def measure(contenders: dict[str, Job | None], rounds: int) -> dict[str, list[fl
     for number in range(rounds):
         order = list(running) if number % 2 else list(running)[::-1]
         for name in order:
-            taken[name].append(seconds(running[name]))
+            taken[name].append(seconds(running[name], clock))
     return taken
 
 
-def row(job: str, taken: dict[str, list[float]]) -> list[str]:
-    ratios = {name: [a / b for a, b in zip(taken[name], taken["bare"], strict=True)] for name in taken}
+def row(job: str, rounds: dict[str, list[float]]) -> list[str]:
+    ratios = {name: [a / b for a, b in zip(rounds[name], rounds["bare"], strict=True)] for name in rounds}
     low, middle, high = statistics.quantiles(ratios["ours"], n=4)
     others = [f"{statistics.median(ratios[name]):.2f}" if name in ratios else "-" for name in OTHERS]
-    bare = f"{1000 * statistics.median(taken['bare']):.2f}"
+    bare = f"{1000 * statistics.median(rounds['bare']):.2f}"
     return [job, f"{middle:.2f}", f"{low:.2f}-{high:.2f}", *others, bare]
+
+
+def table(title: str, paths: list[str], rounds: int, clock: Clock, console: Console) -> Table:
+    """One row a job, over all rounds of all videos."""
+    taken: dict[str, dict[str, list[float]]] = {}
+    for path in track(paths, description=title, console=console, transient=True):
+        for job, contenders in jobs(path).items():
+            for name, figures in measure(contenders, rounds, clock).items():
+                taken.setdefault(job, {}).setdefault(name, []).extend(figures)
+    result = Table("job", "ours", "quartiles", *OTHERS, "bare, ms", title=f"{title}: ratio over bare decoding")
+    for job, figures in taken.items():
+        result.add_row(*row(job, figures))
+    return result
+
+
+def encoded(videos: list[Path], codec: str, folder: Path) -> list[str]:
+    """The videos, or the synthetic scene where there are none, in one recipe."""
+    targets = [folder / f"{number}.{codec}.mp4" for number in range(max(1, len(videos)))]
+    for video, target in zip(videos, targets, strict=False):
+        reencode(video, target, codec=codec, gop_size=GOP_SIZE)
+    if not videos:
+        encode_frames(synthetic_frames(), targets[0], codec=codec, gop_size=GOP_SIZE)
+    return [str(target) for target in targets]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("videos", nargs="*", type=Path, help="videos to measure; the synthetic scene if none")
     parser.add_argument("--rounds", type=int, default=40)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--cpu-time", action="store_true", help="not wall-clock time: for a machine that is busy")
+    arguments = parser.parse_args()
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
     console = Console(width=120)
     decord_version = next((f", decord {d.__version__}" for d in [_decord()] if d), "")
-    console.print(f"{_processor()}; {platform.platform()}; PyAV {av.__version__}{decord_version}; {rounds} rounds")
+    versions = f"{platform.platform()}; PyAV {av.__version__}{decord_version}"
+    console.print(f"{_processor()}; {versions}; {arguments.rounds} rounds, {clock.__name__}")
+    content = f"{len(arguments.videos)} videos, GOPs" if arguments.videos else f"{WIDTH}x{HEIGHT}, {NUM_GOPS} GOPs"
     with tempfile.TemporaryDirectory() as folder:
         for codec in ("mpeg4", "h264"):
-            path = str(Path(folder, f"{codec}.mp4"))
-            encode_frames(synthetic_frames(), path, codec=codec, gop_size=GOP_SIZE)
-            title = f"{codec}, {WIDTH}x{HEIGHT}, {NUM_GOPS} GOPs of {GOP_SIZE}: ratio over bare decoding"
-            table = Table("job", "ours", "quartiles", *OTHERS, "bare, ms", title=title)
-            for job, contenders in track(jobs(path).items(), description=codec, console=console, transient=True):
-                table.add_row(*row(job, measure(contenders, rounds)))
-            console.print(table)
+            paths = encoded(arguments.videos, codec, Path(folder))
+            console.print(table(f"{codec}, {content} of {GOP_SIZE}", paths, arguments.rounds, clock, console))
 
 
 def _decord():
