@@ -22,6 +22,7 @@ TINY = {
     "lightning test": TINY_FIT,
     "lightning predict": TINY_FIT,
     "streamkd report": "",
+    "streamkd show": "",
 }
 
 
@@ -45,13 +46,15 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamkd:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     commands = [line for program in ("streamkd ", "lightning ") for line in lines_with(program)]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for command in sorted(commands, key=README.index):
         assert streamkd(*tiny(command)) == 0, command
     records = [json.loads(line) for line in (tmp_path / "runs/demo/fusion/predictions.jsonl").read_text().splitlines()]
     assert len(records) == 12
     assert all(len(record["top"]) == 5 for record in records)
     assert "<h2>Confusion of fusion</h2>" in (tmp_path / "runs/demo/report.html").read_text()
+    assert (tmp_path / ".github/streams.png").is_file()
+    assert (tmp_path / "test_scene0002_00011_streams.mp4").is_file()
 
 
 def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
