@@ -1,4 +1,4 @@
-"""Legends: the wheel that explains the colours of motion, the bar that explains those of residuals."""
+"""Legends: the wheel that explains the colours of motion, the bar that explains those of residuals, and words."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -50,3 +50,9 @@ def against(reference: Reference) -> str:
         "iframe": "motion and residual against the GOP's I-frame",
         "previous": "motion and residual against the frame before",
     }[reference]
+
+
+def shortened(name: str, length: int) -> str:
+    """`name` in at most `length` letters, its middle left out where it is longer."""
+    half = (length - 1) // 2
+    return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from datamodules.bitstream import CompressedVideo
 from datamodules.bitstream.frames import Reference
 from datamodules.visualise.colors import motion_colors, motion_scale, residual_colors
-from datamodules.visualise.legend import against, draw_residual_bar, draw_wheel
+from datamodules.visualise.legend import against, draw_residual_bar, draw_wheel, shortened
 from datamodules.visualise.walk import SeenFrame, spread_positions, upright_size, walk
 
 PANELS = ("frame, its motion as arrows", "motion", "residual")
@@ -27,6 +27,7 @@ _ARROW_STEP = 16
 _HEADER = 96
 _LABEL = 24
 _GAP = 8
+_LETTER = 8
 _DPI = 100
 
 _ARROW_SHAPE: dict[str, Any] = {
@@ -118,13 +119,13 @@ class OverlayPainter:
 
 
 def _sample(video: CompressedVideo, gops: Iterable[int], reference: Reference) -> Iterator[np.ndarray]:
-    """Motion fields of some positions of some GOPs."""
+    """Motion fields of some positions of some GOPs, at every fourth pixel: motion is that of blocks."""
     moving = [gop for gop in gops if video.gops[gop].length > 1]
     for number in np.unique(np.linspace(0, len(moving) - 1, _NUM_SCALE_GOPS).round().astype(int)) if moving else ():
         positions = spread_positions(video.gops[moving[number]], _NUM_SCALE_POSITIONS)
         for at in video.read_positions(moving[number], positions, streams=["mv"], reference=reference):
             assert at.mv is not None
-            yield at.mv
+            yield at.mv[::4, ::4]
 
 
 def _caption(video: CompressedVideo, seen: SeenFrame) -> str:
@@ -166,6 +167,7 @@ def _header(figure: Figure, scale: float, title: str, note: str) -> Text:
     width, height = figure.get_size_inches() * _DPI
     draw_wheel(figure.add_axes(_fractions(figure, (width - 1.2 * _HEADER, 0, 1.2 * _HEADER, _HEADER))), scale)
     draw_residual_bar(figure.add_axes(_fractions(figure, (width - 2.9 * _HEADER, 0, 1.7 * _HEADER, _HEADER))))
+    title = shortened(title, int((width - 2.9 * _HEADER) / _LETTER))
     lines = [
         figure.text(_GAP / width, 1 - top / height, text, va="top", fontsize=9, **style)
         for top, text, style in ((12, title, {"weight": "bold"}), (36, note, {}), (60, "", {"animated": True}))

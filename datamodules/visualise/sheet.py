@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from datamodules.bitstream import CompressedVideo
 from datamodules.bitstream.frames import Reference
 from datamodules.visualise.colors import motion_colors, motion_scale, residual_colors
-from datamodules.visualise.legend import against, draw_residual_bar, draw_wheel
+from datamodules.visualise.legend import against, draw_residual_bar, draw_wheel, shortened
 from datamodules.visualise.walk import read_iframe, read_pframes, spread_positions, upright_size
 
 STREAMS = ("frame", "motion", "residual")
@@ -121,7 +121,6 @@ def _show(axis: Axes, picture: np.ndarray) -> None:
 
 
 def _caption(figure: Figure, name: str, rest: str) -> None:
-    most = int(figure.get_figwidth() * _LETTERS_PER_INCH)
-    name = name if len(name) <= most else f"{name[: most // 2]}…{name[-most // 2 :]}"
+    name = shortened(name, int(figure.get_figwidth() * _LETTERS_PER_INCH))
     _label(figure, _GAP, 0.55 * _TEXT_LINE, name, ha="left", weight="bold")
     _label(figure, _GAP, 1.3 * _TEXT_LINE, rest, ha="left")
