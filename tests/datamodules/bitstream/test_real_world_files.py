@@ -294,26 +294,45 @@ def test_metadata_in_no_known_encoding(tmp_path):
     assert_read_like_a_plain_decode(path, has_times=False)
 
 
-def test_packed_b_frames(tmp_path):
-    """As DivX writes them: a P-frame and the B-frame behind it in one packet, and a placeholder packet."""
-    plain = encode(tmp_path / "plain.avi", "mpeg4", {"bf": "1", "g": "9", "b_strategy": "0"})
+@pytest.mark.parametrize("bf", ["1", "2"])
+def test_packed_b_frames(tmp_path, bf):
+    """As DivX and Xvid write them: a P-frame and the B-frame behind it in one packet, and placeholders."""
+    plain = encode(tmp_path / "plain.avi", "mpeg4", {"bf": bf, "g": "9", "b_strategy": "0"})
     packed = pack_b_frames(plain, tmp_path / "packed.avi")
     sizes = [packet.size for packet in packets_of(packed)]
-    assert sum(size < 12 for size in sizes) > 8, "placeholders"
-    with av.open(str(packed)) as container:
-        unpacked = av.bitstream.BitStreamFilterContext("mpeg4_unpack_bframes", container.streams.video[0])
-        pictures = [p for packet in container.demux(video=0) if packet.size for p in unpacked.filter(packet) if p.size]
-    assert len(pictures) == 26, "FFmpeg takes it for a packed bitstream"
+    assert sum(size < 12 for size in sizes) > 6, "placeholders"
+    assert len(unpacked_by_ffmpeg(packed)) == 26, "FFmpeg takes it for a packed bitstream"
     assert_read_like_a_plain_decode(packed, has_times=False)
-    truth = plain_decode(plain)
     with CompressedVideo(packed) as video:
-        frames = [video.read_gop(number, streams=("rgb",)).rgb for number in range(len(video.gops))]
-        np.testing.assert_array_equal(np.concatenate(frames), truth.rgb)
+        np.testing.assert_array_equal(all_frames(video), plain_decode(plain).rgb)
         with pytest.raises(UnreadableVideoError, match="B-frames"):
             video.read(gop=0, position=1, streams=("mv",))
 
 
-def pack_b_frames(source: Path, target: Path) -> Path:
+@pytest.mark.parametrize("bf", ["1", "2"])
+def test_a_packed_b_frame_at_the_end_is_not_lost(tmp_path, bf):
+    """FFmpeg waits for the placeholder behind it, which many files do not have: a plain decode lacks the frame."""
+    options = {"bf": bf, "g": "250", "sc_threshold": "1000000000", "b_strategy": "0"}
+    plain = encode(tmp_path / "plain.avi", "mpeg4", options, num_frames=25)
+    packed = pack_b_frames(plain, tmp_path / "packed.avi", leave_out_last=True)
+    assert len(plain_decode(packed).rgb) == 24
+    with CompressedVideo(packed) as video:
+        np.testing.assert_array_equal(all_frames(video), plain_decode(plain).rgb)
+
+
+def all_frames(video: CompressedVideo) -> np.ndarray:
+    return np.concatenate([video.read_gop(number, streams=("rgb",)).rgb for number in range(len(video.gops))])
+
+
+def unpacked_by_ffmpeg(path: Path) -> list[av.Packet]:
+    with av.open(str(path)) as container:
+        unpack = av.bitstream.BitStreamFilterContext("mpeg4_unpack_bframes", container.streams.video[0])
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        return [picture for packet in packets for picture in unpack.filter(packet) if picture.size]
+
+
+def pack_b_frames(source: Path, target: Path, *, leave_out_last: bool = False) -> Path:
+    """P B B P B -> [P B] [B] [-] [P B] [-], - being a placeholder."""
     with av.open(str(source)) as container, av.open(str(target), "w") as out:
         stream = container.streams.video[0]
         copy = out.add_stream_from_template(stream)
@@ -322,10 +341,13 @@ def pack_b_frames(source: Path, target: Path) -> Path:
         data = [bytes(packet) for packet in container.demux(stream) if packet.size]
         data[0] = divx + data[0]
         parts: list[bytes] = []
+        reference = data[0]
         for picture, following in zip(data, [*data[1:], b""], strict=True):
             is_b, precedes_b = (vop_type(part) == 2 for part in (picture, following))
-            parts.append(NOT_CODED if is_b else picture + following if precedes_b else picture)
-        for number, part in enumerate(parts):
+            reference = reference if is_b else picture
+            own = b"" if is_b else picture
+            parts.append(own + following if precedes_b else own or placeholder(reference))
+        for number, part in enumerate(parts[: len(parts) - leave_out_last]):
             packet = av.Packet(part)
             packet.pts = packet.dts = number
             packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 25), copy, vop_type(part) == 0
@@ -333,13 +355,21 @@ def pack_b_frames(source: Path, target: Path) -> Path:
     return target
 
 
-# A P-VOP at second 0, time 0 of 25 (5 bits), that is not coded.
-NOT_CODED = b"\x00\x00\x01\xb6" + int("01" + "0" + "1" + "00000" + "1" + "0" + "01111", 2).to_bytes(2, "big")
+def placeholder(picture: bytes) -> bytes:
+    """A P-VOP that is not coded, at the time of `picture`: 25 ticks a second are 5 bits behind the seconds' ones."""
+    at = picture.find(VOP)
+    bits = "".join(f"{byte:08b}" for byte in picture[at + 4 : at + 8])
+    ticks = re.match("..1*01(.{5})", bits)[1]
+    fields = ("01", "0", "1", ticks, "1", "0", "01111")  # P, no further second, marker, marker, not coded, stuffing
+    return VOP + int("".join(fields), 2).to_bytes(2, "big")
+
+
+VOP = b"\x00\x00\x01\xb6"
 
 
 def vop_type(data: bytes) -> int | None:
     """0: I, 1: P, 2: B."""
-    at = data.find(b"\x00\x00\x01\xb6")
+    at = data.find(VOP)
     return data[at + 4] >> 6 if at >= 0 else None
 
 
@@ -435,13 +465,11 @@ def test_real_clips(shared_clips, name):
 
 
 def test_a_real_clip_whose_last_b_frame_a_plain_decode_loses(shared_clips):
-    """It shares the last packet with a P-frame, and FFmpeg waits for the placeholder behind it."""
     path = shared_clips / "hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi"
     truth = plain_decode(path)
     with CompressedVideo(path) as video:
         assert video.num_frames == len(truth.rgb) + 1
-        rgb = np.concatenate([video.read_gop(number, streams=("rgb",)).rgb for number in range(len(video.gops))])
-        np.testing.assert_array_equal(np.delete(rgb, -2, 0), truth.rgb)
+        np.testing.assert_array_equal(np.delete(all_frames(video), -2, 0), truth.rgb)
 
 
 def test_a_real_damaged_clip(shared_clips):
