@@ -30,29 +30,21 @@ class PacketDecoder:
     def __init__(self, context: av.VideoCodecContext) -> None:
         self._context = context
 
-    def decode(self, pictures: Iterable[bytes | memoryview], places: Iterable[int]) -> Iterator[VideoFrame]:
+    def decode(self, pictures: Iterable[av.Packet], places: Iterable[int]) -> Iterator[VideoFrame]:
         """Frames in the order shown, lazily: a consumer that stops early leaves the rest undecoded.
 
         Args:
-            pictures: coded pictures in decoding order.
+            pictures: coded pictures in decoding order, padded as decoders need it.
             places: a number for each, which comes back as the frame's `pts`.
         """
         self._context.flush_buffers()
         is_first = True
-        for data, place in zip(pictures, places, strict=True):
-            packet = _padded_packet(data)
+        for packet, place in zip(pictures, places, strict=True):
             packet.pts = place
             packet.is_keyframe = is_first  # some decoders (PNG) add to the last picture otherwise
             is_first = False
             yield from self._context.decode(packet)
         yield from self._context.decode(None)
-
-
-def _padded_packet(data: bytes | memoryview) -> av.Packet:
-    # av.Packet(data) would lack the padding that decoders read past the end.
-    packet = av.Packet(len(data))
-    packet.update(data)  # type: ignore[arg-type]  # any buffer will do
-    return packet
 
 
 def _new_decoder(codec: str, extradata: bytes, vectors_only: bool, is_reordered: bool) -> PacketDecoder:

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator
 
+import av
+
 from datamodules.bitstream.coded_pictures import coded_pictures
 from datamodules.bitstream.container import open_container
 from datamodules.bitstream.headers import PictureParser
@@ -16,12 +18,17 @@ class FilePictures:
         self._offsets, self._sizes = index.offsets, index.sizes
         self._file = open(path, "rb")  # noqa: SIM115 (closed by close)
 
-    def read(self, first: int, behind: int) -> Iterator[memoryview]:
-        """The bytes of pictures `first` to `behind` - 1, from one read."""
-        starts, ends = self._offsets[first:behind], (self._offsets + self._sizes)[first:behind]
-        start, end = int(starts.min()), int(ends.max())
-        data = memoryview(os.pread(self._file.fileno(), end - start, start))
-        return (data[a - start : b - start] for a, b in zip(starts.tolist(), ends.tolist(), strict=True))
+    def read(self, first: int, behind: int) -> Iterator[av.Packet]:
+        """Pictures `first` to `behind` - 1, each read when it is taken.
+
+        Raises:
+            OSError: the file ends before a picture does.
+        """
+        for offset, size in zip(self._offsets[first:behind].tolist(), self._sizes[first:behind].tolist(), strict=True):
+            packet = av.Packet(size)
+            if os.preadv(self._file.fileno(), [packet], offset) != size:
+                raise OSError("the file has become shorter since it was indexed")
+            yield packet
 
     def close(self) -> None:
         self._file.close()
@@ -35,12 +42,19 @@ class DemuxedPictures:
             parser = PictureParser(index.codec, index.extradata)
             self._data = [picture.data for picture in coded_pictures(container, parser)]
 
-    def read(self, first: int, behind: int) -> Iterator[bytes]:
-        """The bytes of pictures `first` to `behind` - 1."""
-        return iter(self._data[first:behind])
+    def read(self, first: int, behind: int) -> Iterator[av.Packet]:
+        """Pictures `first` to `behind` - 1."""
+        return (_padded_packet(data) for data in self._data[first:behind])
 
     def close(self) -> None:
         self._data = []
+
+
+def _padded_packet(data: bytes) -> av.Packet:
+    # av.Packet(data) would lack the padding that decoders read past the end.
+    packet = av.Packet(len(data))
+    packet.update(data)
+    return packet
 
 
 def open_pictures(path: str, index: VideoIndex) -> FilePictures | DemuxedPictures:
