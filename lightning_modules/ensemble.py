@@ -1,13 +1,27 @@
-"""Combining logits: of the views of a video, and of several networks by learned scales.
+"""Combining logits: of the views of a video, and of several networks or exits by learned scales (WISE).
 
-Scales act on logits, as in WISE (Soufleri et al., arXiv 2407.02713): ``out = sum_k scales[k] * logits[k]``. Learning
-them is a convex problem; the paper takes 500 steps of SGD, we take Newton's method to the optimum.
+Soufleri et al. (arXiv 2407.02713): ``out_k = sum_{i <= k} scales[k, i] * logits_i``, with scales of its own for each
+exit k; a video leaves at the first exit whose largest softmax probability exceeds a threshold. Learning the scales is
+a convex problem; the paper takes 500 steps of SGD, we take Newton's method to the optimum.
 """
+
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Connection = Literal["scaled", "unscaled", "unconnected", "divided"]
+
+# (K, K) scales for outputs of all exits, from the learned ones.
+CONNECTIONS: dict[Connection, Callable[[Tensor], Tensor]] = {
+    "scaled": lambda scales: scales,
+    "unscaled": lambda scales: torch.ones_like(scales).tril(),
+    "unconnected": lambda scales: torch.eye(len(scales), dtype=scales.dtype, device=scales.device),
+    "divided": lambda scales: torch.ones_like(scales).tril() / torch.ones_like(scales).cumsum(dim=0),
+}
 
 TOLERANCE = 1e-9
 MAX_STEPS = 200
@@ -15,13 +29,67 @@ MAX_SWEEPS = 2000
 
 
 def average_views(logits: Tensor, num_views: int) -> Tensor:
-    """Mean over the views of each video, which are adjacent: (B * num_views, C) -> (B, C)."""
+    """Mean over the views of each video, which are adjacent: (B * num_views, ...) -> (B, ...)."""
     return logits.unflatten(0, (len(logits) // num_views, num_views)).mean(dim=1)
 
 
 def combine(logits: Tensor, scales: Tensor) -> Tensor:
-    """Sum of K logits, each times its scale: (K, N, C), (K,) -> (N, C)."""
+    """Sums of K logits (K, N, C), each times its scale: (N, C) by scales (K,), J such sums (J, N, C) by (J, K)."""
     return torch.tensordot(scales.to(logits.dtype), logits, dims=1)
+
+
+def connect(connection: Connection, scales: Tensor) -> Tensor:
+    """What to combine the exits by: the learned scales, or an ablation that needs none.
+
+    Args:
+        connection: ``scaled``: as learned. ``unscaled``: sums of the logits so far. ``divided``: their means.
+            ``unconnected``: every exit by itself.
+        scales: (K, K) float, those learned; row k makes the output of exit k.
+
+    Returns:
+        (K, K) as ``scales``, lower triangular.
+
+    Raises:
+        ValueError: there is no such connection.
+    """
+    if connection not in CONNECTIONS:
+        raise ValueError(f"`model.init_args.connection`: expected one of {list(CONNECTIONS)}, came {connection!r}")
+    return CONNECTIONS[connection](scales)
+
+
+def check_threshold(threshold: float) -> float:
+    """The threshold itself.
+
+    Raises:
+        ValueError: it is no probability.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(
+            "`model.init_args.threshold`: expected from 0 (leave at the first exit) to 1 (at the last alone), "
+            f"came {threshold}"
+        )
+    return threshold
+
+
+def is_confident(outputs: Tensor, threshold: float) -> Tensor:
+    """Whether a video leaves with these outputs: (..., C) float -> (...) bool, largest softmax above ``threshold``."""
+    return outputs.softmax(dim=-1).amax(dim=-1) > check_threshold(threshold)
+
+
+def exit_at(outputs: Tensor, threshold: float) -> Tensor:
+    """The first exit that is confident, else the last: outputs (K, N, C) float -> (N,) int64, 0 to K - 1.
+
+    Raises:
+        ValueError: a threshold outside [0, 1].
+    """
+    leaves = is_confident(outputs, threshold)
+    leaves[-1] = True
+    return leaves.int().argmax(dim=0)
+
+
+def take(outputs: Tensor, exits: Tensor) -> Tensor:
+    """Of each video the output at its exit: (K, N, C), (N,) int64 -> (N, C)."""
+    return outputs[exits, torch.arange(len(exits), device=exits.device)]
 
 
 def objective(logits: Tensor, labels: Tensor, scales: Tensor, *, l1: float = 0.0) -> Tensor:
@@ -59,6 +127,31 @@ def fit_scales(logits: Tensor, labels: Tensor, l1: float = 0.0, non_negative: bo
         if step == 0:
             break
         scales = scales + step * (target - scales)
+    return scales
+
+
+def fit_exit_scales(
+    logits: Tensor, labels: Tensor, *, l1: float = 0.1, l1_from: int = 6, non_negative: bool = False
+) -> Tensor:
+    """Scales of every exit's combination with the exits before it, each by ``fit_scales``; exit 1 has none: 1.
+
+    Args:
+        logits: (K, N, C) float, of K exits in order.
+        labels: (N,) int64.
+        l1: weight of the sum of absolute scales of an exit. The paper's 0.1 from exit 6 on is the default.
+        l1_from: the first exit, counted from 1, to which ``l1`` applies.
+        non_negative: allow no scale below 0.
+
+    Returns:
+        (K, K) float64, lower triangular; row k makes the output of exit k.
+
+    Raises:
+        ValueError: as ``fit_scales``.
+    """
+    scales = torch.zeros(len(logits), len(logits), dtype=torch.float64, device=logits.device)
+    scales[0, 0] = 1
+    for k in range(2, len(logits) + 1):
+        scales[k - 1, :k] = fit_scales(logits[:k], labels, l1 if k >= l1_from else 0.0, non_negative)
     return scales
 
 
