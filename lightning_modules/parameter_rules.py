@@ -15,8 +15,9 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -111,6 +112,17 @@ def build_scheduler(lr_scheduler: Callable[[Optimizer], LRScheduler], optimizer:
             f"`parameter_rules`; expected rates {before}. Choose another scheduler, or rules that leave `lr` alone"
         )
     return built
+
+
+def with_schedule(
+    optimizer: Optimizer, lr_scheduler: Callable[[Optimizer], LRScheduler] | None, interval: Literal["epoch", "step"]
+) -> OptimizerLRScheduler:
+    """An optimizer and its schedule, as ``configure_optimizers`` returns them."""
+    if lr_scheduler is None:
+        return {"optimizer": optimizer}
+    scheduler = build_scheduler(lr_scheduler, optimizer)
+    monitor = getattr(scheduler, "monitor", None)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": monitor}}
 
 
 def _unused(rule: ParameterRule, names: list[str]) -> str:

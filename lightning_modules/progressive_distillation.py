@@ -1,0 +1,260 @@
+"""Teach the early exits of frozen networks by one teacher after the other: progressive knowledge distillation (PKD).
+
+Soufleri, Ravikumar, Roy, "Advancing Compressed Video Action Recognition through Progressive Knowledge Distillation"
+(arXiv 2407.02713), section 3. One run trains every exit of every network, where the public code makes a run of each.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+from typing_extensions import override
+
+from datamodules.clip import ClipBatch
+from lightning_modules.agreement import check_classes, check_labelled, check_streams, stream_of
+from lightning_modules.ensemble import average_views
+from lightning_modules.exit_networks import STATE, ExitNetworks, Layouts, attach_exits
+from lightning_modules.hyper_parameters import live_arguments
+from lightning_modules.losses import SoftTargetLoss, hard_label_cross_entropy
+from lightning_modules.metrics import AccuracyPerExit, hard_labels
+from lightning_modules.networks.early_exit import FINAL
+from lightning_modules.parameter_rules import ParameterRule, build_optimizer, build_scheduler, with_schedule
+
+OWN, LABELS = "own", "labels"
+
+
+class ProgressiveDistillationModule(LightningModule):
+    """Internal classifiers of trained, frozen networks, learning from the networks' own classifiers.
+
+    ::
+
+        batch.streams["mv"] ------> frozen network --> internal classifiers        <--+
+        batch.streams["residual"] > frozen network --> internal classifiers        <--+-- soft targets of the teacher
+        batch.streams["iframe"] --> frozen network --> internal classifiers        <--+   in charge
+                                          |                                           |
+                                          +--> own classifiers ("mv", "residual", "iframe")
+
+    Every network runs forward once per step, whatever teaches. A callback puts a teacher in charge by setting
+    ``teacher``: a stream (its network's own classifier), ``own`` (for each network, its own) or ``labels``.
+    A checkpoint holds the networks too: it is all that inference needs.
+
+    Logs ``train/loss``, the sum over classifiers, and every term of it as ``train/loss/<term>``; and over whole splits
+    ``val/`` and ``test/`` ``top1/<stream>/<exit>`` of every exit, ``top1`` and ``loss`` (cross-entropy against the
+    labels), means over the internal classifiers, and ``num_videos``.
+
+    Args:
+        networks: checkpoint of a ``RecognitionModule`` by stream.
+        stages: the callback that puts teachers in charge, ``callbacks.ProgressiveStages``; None: among the trainer's.
+        exits: layout of internal classifiers (see ``exit_layout``), of all networks or by stream.
+        loss: what classifiers learn from a teacher.
+        optimizer: makes the optimizer from parameter groups.
+        lr_scheduler: makes the scheduler from the optimizer.
+        lr_interval: whether the scheduler steps after every epoch or every step.
+        parameter_rules: learning rates and weight decays by parameter name (``networks.mv.classifiers.layer1...``).
+    """
+
+    def __init__(
+        self,
+        networks: dict[str, str],
+        stages: Callback | None = None,
+        *,
+        exits: Layouts = "convolutional",
+        loss: SoftTargetLoss | None = None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        parameter_rules: list[ParameterRule] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(
+            ignore=live_arguments("stages", "loss", "optimizer", "lr_scheduler", "parameter_rules")
+        )
+        self.sources = networks
+        self.layouts = exits
+        self.stages = stages
+        self.loss = loss or SoftTargetLoss()
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.lr_interval = lr_interval
+        self.parameter_rules = parameter_rules or []
+        self.teacher: str | None = None
+        self.exit_networks: ExitNetworks | None = None
+
+    @property
+    def teachers(self) -> list[str]:
+        """What may be in charge."""
+        return [*self.sources, OWN, LABELS]
+
+    def forward(self, batch: ClipBatch) -> Tensor:
+        """Classify the B videos of a batch at every exit: (B, K, num_classes) float32, in order of ``exit_names``."""
+        networks = self.networks
+        streams = {s: stream_of(batch, s, network) for s, network in networks.networks.items()}
+        if len(batch) == 0:
+            return torch.zeros(0, len(networks.exit_names), networks.num_classes, device=self.device)
+        return average_views(networks(streams).float(), batch.num_views)
+
+    def losses(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The terms of the loss by name, each a sum over internal classifiers of means over the batch.
+
+        Args:
+            logits: (B, K, num_classes) of all exits.
+            labels: (B,) int64, or (B, num_classes) probabilities.
+        """
+        students = logits[:, self.student_places]
+        if self.teacher == LABELS:
+            terms = {"hard_label": hard_label_cross_entropy(students, labels)}
+        else:
+            terms = self.loss(students, logits[:, self.teacher_places], labels)
+        return {name: term.sum() for name, term in terms.items()}
+
+    @property
+    def student_places(self) -> list[int]:
+        """The internal classifiers among the exits."""
+        return [place for place, name in enumerate(self.networks.exit_names) if not name.endswith(f"/{FINAL}")]
+
+    @property
+    def teacher_places(self) -> list[int]:
+        """For each internal classifier, the exit that teaches it."""
+        names = self.networks.exit_names
+        students = [names[place] for place in self.student_places]
+        streams = [name.split("/")[0] if self.teacher == OWN else self.teacher for name in students]
+        return [names.index(f"{stream}/{FINAL}") for stream in streams]
+
+    @override
+    def setup(self, stage: str) -> None:
+        # A resumed fit gets its networks from the checkpoint, which is read later: missing files may be none of our
+        # business here. `configure_optimizers` knows.
+        if (
+            stage == "fit"
+            and self.exit_networks is None
+            and all(Path(path).is_file() for path in self.sources.values())
+        ):
+            self._adopt(attach_exits(self.sources, self.layouts))
+        self._check_data()
+
+    @override
+    def configure_callbacks(self) -> list[Callback]:
+        return [] if self.stages is None else [self.stages]
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        if self.exit_networks is None:
+            self._adopt(attach_exits(self.sources, self.layouts))
+        optimizer = build_optimizer(self.optimizer, self.networks, self.parameter_rules)
+        return with_schedule(optimizer, self.lr_scheduler, self.lr_interval)
+
+    def restart_schedule(self) -> None:
+        """Start the learning rate and its schedule anew; the optimizer keeps its moments."""
+        for config in self.trainer.lr_scheduler_configs:
+            optimizer = config.scheduler.optimizer
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"]
+            assert self.lr_scheduler is not None
+            config.scheduler = build_scheduler(self.lr_scheduler, optimizer)
+
+    @override
+    def on_train_start(self) -> None:
+        if self.teacher is None:
+            raise ValueError(
+                "no teacher is in charge: give `model.init_args.stages`, "
+                f"e.g. {{class_path: callbacks.ProgressiveStages, init_args: {{teachers: {list(self.sources)}}}}}"
+            )
+        self.networks.train()
+
+    @override
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        check_labelled(batch)
+        terms = self.losses(self(batch), batch.labels)
+        loss = torch.stack(list(terms.values())).sum()
+        values = {"train/loss": loss.detach()} | {f"train/loss/{name}": term.detach() for name, term in terms.items()}
+        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
+        self.log("loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, logger=False)
+        return loss
+
+    @override
+    def on_validation_start(self) -> None:
+        if self.exit_networks is None:
+            raise ValueError(f"{type(self).__name__} has no networks: run `fit`, or give its checkpoint (--ckpt_path)")
+
+    on_test_start = on_validation_start
+
+    @override
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    @override
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    @override
+    def on_predict_start(self) -> None:
+        raise ValueError(
+            "the exits of this model do not yet add up to one prediction: fit a WeightedInferenceModule on its "
+            "checkpoint (configs/demo/wise.yaml), and predict with that"
+        )
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        assert self.exit_networks is not None
+        checkpoint[STATE] = self.exit_networks.state()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint[STATE]
+        if state["configs"].keys() != self.sources.keys():
+            raise ValueError(
+                f"the checkpoint is of streams {list(state['configs'])}, `model.init_args.networks` names "
+                f"{list(self.sources)}"
+            )
+        self._adopt(ExitNetworks.from_state(state))
+        self._check_data()
+
+    def _adopt(self, exit_networks: ExitNetworks) -> None:
+        """Take over networks with exits, and make what depends on them."""
+        self.exit_networks = exit_networks
+        self.networks = exit_networks.networks
+        for stream, network in self.networks.networks.items():
+            if len(network.exit_names) == 1:  # type: ignore[arg-type]
+                raise ValueError(f"`model.init_args.exits.{stream}`: expected internal classifiers to teach, came none")
+        self.accuracies = AccuracyPerExit(len(self.networks.exit_names))
+        self.mean_loss = MeanMetric()
+
+    def _check_data(self) -> None:
+        """Check the DataModule against the networks, once both are there."""
+        if self.exit_networks is not None and self._trainer is not None:
+            datamodule = getattr(self.trainer, "datamodule", None)
+            check_streams(datamodule, self.sources)
+            check_classes(datamodule, self.networks.num_classes, self.exit_networks.classes)
+
+    def _evaluate(self, batch: ClipBatch) -> None:
+        """Take in a batch, unless no video of it could be read."""
+        if not len(batch):
+            return
+        check_labelled(batch)
+        logits = self(batch)
+        self.accuracies.update(logits.transpose(0, 1), hard_labels(batch.labels))
+        self.mean_loss.update(hard_label_cross_entropy(logits[:, self.student_places], batch.labels).mean(), len(batch))
+
+    def _log_metrics(self, split: str) -> None:
+        accuracies = self.accuracies.compute()
+        values = {f"top1/{name}": value for name, value in zip(self.networks.exit_names, accuracies, strict=True)}
+        values["top1"] = torch.stack([accuracies[place] for place in self.student_places]).mean()
+        values["loss"] = self.mean_loss.compute()
+        values["num_videos"] = self.accuracies.num_videos.float()
+        for name, value in values.items():
+            self.log(f"{split}/{name}", value, prog_bar=name == "top1", sync_dist=True)
+        self.accuracies.reset()
+        self.mean_loss.reset()
