@@ -8,6 +8,7 @@ run_dir/
   checkpoints/best.ckpt         best by `monitor`
   test.json, validate.json      results of `test` and `validate`
   predictions.jsonl             results of `predict`
+  flatness.json, .png, ...      of the callback `Flatness`
 """
 
 import json
@@ -73,6 +74,7 @@ class RunDirectory:
     def clear(self) -> None:
         """Delete what runs have written here, and nothing else."""
         names = "config.yaml metrics.csv fit.json test.json validate.json predictions.jsonl wandb_id"
+        names += " flatness.json flatness.png flatness_lines.csv flatness_planes.csv"
         for file in [self.last, self.best, *(self.path / name for name in names.split())]:
             file.unlink(missing_ok=True)
 
