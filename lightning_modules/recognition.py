@@ -13,6 +13,8 @@ from typing_extensions import override
 
 from datamodules.clip import ClipBatch
 from lightning_modules.agreement import check_classes, check_labelled, check_streams, num_classes_of, stream_of
+from lightning_modules.analysis.flatness import FlatnessTarget
+from lightning_modules.analysis.loss_surface import cross_entropy
 from lightning_modules.checkpoints import without_weights
 from lightning_modules.ensemble import average_views
 from lightning_modules.metrics import ClassificationMetrics, hard_labels
@@ -86,8 +88,13 @@ class RecognitionModule(LightningModule):
             labels: (B,) int64, or (B, num_classes): probabilities, or multi-hot if ``multi_label``.
         """
         if self.multi_label:
-            return {"binary_cross_entropy": F.binary_cross_entropy_with_logits(logits, labels.float())}
+            return {"binary_cross_entropy": _multi_label_cross_entropy(logits, labels)}
         return {"cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
+
+    def flatness_targets(self) -> dict[str, FlatnessTarget]:
+        """What ``callbacks.flatness.Flatness`` measures: the network, by the labels alone, without smoothing."""
+        loss = _multi_label_cross_entropy if self.multi_label else cross_entropy
+        return {self.stream: FlatnessTarget(self.network, self.stream, loss=loss)}
 
     @override
     def setup(self, stage: str) -> None:
@@ -192,3 +199,7 @@ def _live_arguments() -> list[str]:
     if _given_hyperparameters.get() is not None:
         return []
     return ["network", "optimizer", "lr_scheduler", "parameter_rules"]
+
+
+def _multi_label_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, labels.float())
