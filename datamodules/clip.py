@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -184,6 +185,153 @@ class ClipBatch:
     def _check_vector(self, name: str, vector: Tensor) -> None:
         if vector.shape != (len(self),):
             raise ValueError(f"ClipBatch.{name}: expected ({len(self)},) (as labels), got {_shape(vector)}")
+
+
+class StreamSource(Protocol):
+    """Reads one video stream by stream, and decodes no more than the streams that were asked for need.
+
+    Attributes:
+        decode_seconds: time spent so far on file, packets and pixels.
+        cut_seconds: time spent so far on making views of them.
+        corrupt_frames: damaged frames met so far for which earlier ones stand in.
+    """
+
+    decode_seconds: float
+    cut_seconds: float
+    corrupt_frames: int
+
+    def read(self, stream: str) -> Tensor | Failure:
+        """The views of a stream, (V, T, C, H, W) uint8; or why they cannot be read."""
+
+    def close(self) -> None:
+        """Closes the file and drops what was decoded."""
+
+
+@dataclass
+class LazyClip:
+    """One video of which nothing has been decoded; picklable until it is read.
+
+    Args:
+        source: reads it.
+        label: as of `ClipSample`.
+        index: position in the split's list of records.
+        path: the file.
+        plan_seconds: time spent on finding out what to read.
+        failure: why it cannot be read, once that is known.
+    """
+
+    source: StreamSource
+    label: Tensor
+    index: int
+    path: str
+    plan_seconds: float = 0.0
+    failure: Failure | None = None
+
+    @property
+    def read_seconds(self) -> float:
+        """Time spent so far on reading it, without the plan."""
+        return self.source.decode_seconds + self.source.cut_seconds
+
+    def read(self, stream: str) -> Tensor | None:
+        """The views of a stream, (V, T, C, H, W) uint8; None, and `failure` is set, where they cannot be read."""
+        views = self.source.read(stream)
+        if isinstance(views, Failure):
+            self.failure = views
+            self.source.close()
+            return None
+        return views
+
+
+@dataclass(repr=False)
+class LazyClipBatch:
+    """A batch of videos that are read stream by stream where they are used, for networks that may not need them all.
+
+    Labels and the like are those of the videos that could be read so far, as in a `ClipBatch`.
+
+    Args:
+        clips: B videos.
+        shapes: per stream (T, C, H, W).
+        normalise: (stream, (..., C, H, W) uint8) -> float32, what the network sees.
+        failures: evaluation videos left out of this batch.
+        num_views: V.
+        device: where streams go.
+        on_read: called by `finish`.
+    """
+
+    clips: list[LazyClip]
+    shapes: dict[str, tuple[int, ...]]
+    normalise: Callable[[str, Tensor], Tensor]
+    failures: list[Failure] = field(default_factory=list)
+    num_views: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    on_read: Callable[[LazyClipBatch], None] | None = None
+
+    def __len__(self) -> int:
+        """B, the number of videos."""
+        return len(self.clips)
+
+    @property
+    def labels(self) -> Tensor:
+        """(B,) int64, or (B, num_classes) float32 multi-hot; -1 where unknown."""
+        labels = [clip.label for clip in self.clips]
+        return (torch.stack(labels) if labels else torch.empty(0, dtype=torch.int64)).to(self.device)
+
+    @property
+    def indices(self) -> Tensor:
+        """(B,) int64, positions in the split's list of records."""
+        return torch.tensor([clip.index for clip in self.clips], dtype=torch.int64)
+
+    @property
+    def paths(self) -> list[str]:
+        """B files."""
+        return [clip.path for clip in self.clips]
+
+    @property
+    def seconds(self) -> Tensor:
+        """(B,) float64, time spent so far on reading each."""
+        return torch.tensor([clip.plan_seconds + clip.read_seconds for clip in self.clips], dtype=torch.float64)
+
+    @property
+    def corrupt_frames(self) -> Tensor:
+        """(B,) int64, damaged frames met so far of each for which earlier ones stand in."""
+        return torch.tensor([clip.source.corrupt_frames for clip in self.clips], dtype=torch.int64)
+
+    def load(self, stream: str, chosen: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Reads a stream of some of the videos.
+
+        Args:
+            stream: its name.
+            chosen: numbers of videos, 0 to B - 1.
+
+        Returns:
+            clips: (b * V, T, C, H, W) float32 on `device`, normalised, of those that can be read.
+            read: their numbers.
+        """
+        views = {number: self.clips[number].read(stream) for number in chosen}
+        found = {number: view for number, view in views.items() if view is not None}
+        clips = torch.cat(list(found.values())) if found else torch.empty(0, *self.shapes[stream], dtype=torch.uint8)
+        return self.normalise(stream, clips.to(self.device)), list(found)
+
+    def finish(self) -> None:
+        """Closes all files, and lists the videos that could not be read among the failures instead of the clips."""
+        for clip in self.clips:
+            clip.source.close()
+        self.failures += [clip.failure for clip in self.clips if clip.failure is not None]
+        self.clips = [clip for clip in self.clips if clip.failure is None]
+        if self.on_read is not None:
+            self.on_read(self)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> LazyClipBatch:
+        """The batch for use on another device; nothing is copied yet."""
+        return dataclasses.replace(self, device=torch.device(device))
+
+    def pin_memory(self) -> LazyClipBatch:
+        """The batch as it is: it holds no tensors worth it (called by the DataLoader)."""
+        return self
+
+    def __repr__(self) -> str:
+        streams = ", ".join(f"{name}: {shape}" for name, shape in self.shapes.items())
+        return f"LazyClipBatch({len(self)} videos x {self.num_views} views, {streams}, {len(self.failures)} failures)"
 
 
 def _shape(tensor: Tensor) -> str:

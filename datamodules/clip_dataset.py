@@ -60,9 +60,9 @@ class ClipDataset(Dataset[Item]):
             try:
                 views = self.reader.read(record.path, rng)
             except (UnreadableVideoError, OSError) as error:
-                failures.append(_failure(record.path, error))
+                failures.append(failure_of(record.path, error))
                 continue
-            seconds, label = time.perf_counter() - began, self._label(record)
+            seconds, label = time.perf_counter() - began, self.label(record)
             return ClipSample(
                 views.streams,
                 label,
@@ -84,7 +84,8 @@ class ClipDataset(Dataset[Item]):
             return ClipBatch.empty(self.reader.shapes, failures, num_views=views)
         return ClipBatch.from_samples(samples, failures)
 
-    def _label(self, record: VideoRecord) -> Tensor:
+    def label(self, record: VideoRecord) -> Tensor:
+        """() int64, or (num_classes,) float32 multi-hot."""
         if isinstance(record.label, int):
             return torch.tensor(record.label)
         label = torch.zeros(self.num_classes)
@@ -92,7 +93,8 @@ class ClipDataset(Dataset[Item]):
         return label
 
 
-def _failure(path: str, error: UnreadableVideoError | OSError) -> Failure:
+def failure_of(path: str, error: UnreadableVideoError | OSError) -> Failure:
+    """What an exception says about the video at `path`."""
     if isinstance(error, UnreadableVideoError):
         return Failure(path, f"{error.reason}; {error.remedy}")
     return Failure(path, f"{error.strerror or error}; check the file system")

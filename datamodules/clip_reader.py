@@ -1,7 +1,8 @@
 """Reads one video into network input: which frames, all streams from one decode of each GOP, which views."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Literal
@@ -17,6 +18,7 @@ from datamodules.video_source import VideoSource
 
 Reference = Literal["iframe", "previous"]
 Colorspace = Literal["bt601", "tagged"]
+Place = tuple[int, int]  # GOP, position in it
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,31 @@ class Views:
 
     streams: dict[str, Tensor]
     corrupt_frames: int
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """Which frames of a video are read, and which views are cut out of them.
+
+    Args:
+        video: the video, not open yet.
+        clips: K clips of T places each.
+        geometries: of the views of each clip.
+    """
+
+    video: CompressedVideo
+    clips: list[list[Place]]
+    geometries: list[Geometry]
+
+    def collect(self, read: Callable[[int, list[int]], list[Frames]]) -> dict[Place, Frames]:
+        """Upright frames by place; `read` gives those of a GOP at rising positions."""
+        frames: dict[Place, Frames] = {}
+        places = {place for clip in self.clips for place in clip}
+        for gop, group in groupby(sorted(places), key=itemgetter(0)):
+            positions = [position for _, position in group]
+            upright = [found.turned(self.video.index.rotation) for found in read(gop, positions)]
+            frames |= {(gop, position): found for position, found in zip(positions, upright, strict=True)}
+        return frames
 
 
 @dataclass(frozen=True)
@@ -90,17 +117,30 @@ class ClipReader:
         Raises:
             UnreadableVideoError: the file cannot be read, or not right, or is smaller than `pixel_crop`.
         """
-        with self.source.open(path) as video:
-            upright = _upright_size(video)
-            self._check_size(path, *upright)
-            clips = self.sampler.draw(video.num_frames, motion=self.motion, rng=rng)
-            geometries = self._geometries(rng, landscape=upright[1] >= upright[0])
-            places = [[self._place(int(frame), video) for frame in clip] for clip in clips]
-            frames = self._read(video, {place for clip in places for place in clip})
-            corrupt_frames = video.num_corrupt
-        clip_frames = [[frames[place] for place in clip] for clip in places]
-        streams = {stream: self._views(stream, clip_frames, geometries) for stream in self.sizes}
-        return Views(streams, corrupt_frames)
+        plan = self.plan(path, rng)
+        with plan.video as video:
+            frames = plan.collect(partial(self._read_gop, video))
+            return Views({stream: self.cut(stream, frames, plan) for stream in self.sizes}, video.num_corrupt)
+
+    def plan(self, path: str, rng: np.random.Generator | None = None) -> ClipPlan:
+        """What `read` would read; arguments and errors as there, but for those of decoding."""
+        video = self.source.open(path)
+        upright = _upright_size(video)
+        self._check_size(path, *upright)
+        frames = self.sampler.draw(video.num_frames, motion=self.motion, rng=rng)
+        clips = [[self._place(int(frame), video) for frame in clip] for clip in frames]
+        return ClipPlan(video, clips, self._geometries(rng, landscape=upright[1] >= upright[0]))
+
+    def cut(self, stream: str, frames: dict[Place, Frames], plan: ClipPlan) -> Tensor:
+        """The views of one stream, (V, T, C, S, S) uint8, from the upright frames at all places of a plan."""
+        arrays = [[getattr(frames[place], stream) for place in clip] for clip in plan.clips]
+        return torch.stack(
+            [
+                cut_view(stream, clip, geometry, self.sizes[stream], rescale_vectors=self.rescale_vectors)
+                for clip in arrays
+                for geometry in plan.geometries
+            ]
+        )
 
     def _check_size(self, path: str, height: int, width: int) -> None:
         crop = self.pixel_crop
@@ -115,38 +155,21 @@ class ClipReader:
             geometries = fixed_crops(self.num_crops, self.crop_fraction, landscape=landscape)
         return [replace(geometry, pixels=self.pixel_crop) for geometry in geometries]
 
-    def _place(self, frame: int, video: CompressedVideo) -> tuple[int, int]:
+    def _place(self, frame: int, video: CompressedVideo) -> Place:
         """(gop, position) to read; I-frames alone are read once per GOP."""
         if self.motion:
             return motion_frame(frame, video.gops)
         gop, position = frame_to_gop(frame, video.gops)
         return gop, position if "rgb" in self.sizes else 0
 
-    def _read(self, video: CompressedVideo, places: set[tuple[int, int]]) -> dict[tuple[int, int], Frames]:
-        """Frames at each (gop, position), from one decode of each GOP."""
-        frames: dict[tuple[int, int], Frames] = {}
-        for gop, group in groupby(sorted(places), key=itemgetter(0)):
-            positions = [position for _, position in group]
-            read = video.read_positions(
-                gop=gop,
-                positions=positions,
-                streams=tuple(self.sizes),  # type: ignore[arg-type]  # checked by the data module
-                reference=self.reference,
-                colorspace=self.colorspace,
-            )
-            upright = [found.turned(video.index.rotation) for found in read]
-            frames |= {(gop, position): found for position, found in zip(positions, upright, strict=True)}
-        return frames
-
-    def _views(self, stream: str, clips: Sequence[Sequence[Frames]], geometries: Sequence[Geometry]) -> Tensor:
-        size = self.sizes[stream]
-        arrays = [[getattr(frames, stream) for frames in clip] for clip in clips]
-        return torch.stack(
-            [
-                cut_view(stream, clip, geometry, size, rescale_vectors=self.rescale_vectors)
-                for clip in arrays
-                for geometry in geometries
-            ]
+    def _read_gop(self, video: CompressedVideo, gop: int, positions: list[int]) -> list[Frames]:
+        """All streams, from one decode of the GOP."""
+        return video.read_positions(
+            gop=gop,
+            positions=positions,
+            streams=tuple(self.sizes),  # type: ignore[arg-type]  # checked by the data module
+            reference=self.reference,
+            colorspace=self.colorspace,
         )
 
 

@@ -5,7 +5,7 @@ Test protocol and representations as in Wu et al., "Compressed Video Action Reco
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,13 +16,14 @@ from typing_extensions import override
 from datamodules.annotations import Annotations, VideoRecord, find_videos
 from datamodules.bitstream import UnreadableVideoError
 from datamodules.bitstream.reader import OnCorrupt
-from datamodules.clip import UNKNOWN_LABEL, ClipBatch, Failure
+from datamodules.clip import UNKNOWN_LABEL, ClipBatch, Failure, LazyClipBatch
 from datamodules.clip_dataset import ClipDataset
 from datamodules.clip_reader import ClipReader, Colorspace, Reference
 from datamodules.epoch_sampler import EpochSampler
 from datamodules.eval_loader import EvalDataLoader
 from datamodules.failure_ledger import FailureLedger
 from datamodules.index_cache import IndexCache
+from datamodules.lazy_clip_dataset import LazyClipDataset
 from datamodules.resumable_loader import ResumableDataLoader
 from datamodules.sampling import FrameSampler, SamplingMode
 from datamodules.transforms import FIXED_CROPS, STREAM_FORMATS, CropOffsets, PixelCrop, RandomCrops, normalise_batch
@@ -76,6 +77,8 @@ class CompressedVideoDataModule(LightningDataModule):
         index_cache: folder that keeps the videos' indices between runs; None: in memory.
         on_corrupt: what to do about a damaged frame: "raise" counts its video as unreadable, "skip" lets the last
             intact frame before it in its GOP stand in, and names such videos with their number of damaged frames.
+        lazy: whether test and predict give `LazyClipBatch`es, read and decoded by the model stream by stream, for
+            networks with early exits (`WeightedInferenceModule`).
         max_bad_videos: unreadable videos that fit accepts in the training split, per process: a number, or a fraction
             (float) of the split, which always accepts one. Every batch must have a video that can be read.
     """
@@ -113,6 +116,7 @@ class CompressedVideoDataModule(LightningDataModule):
         reencode_dir: str | None = None,
         index_cache: str | None = None,
         on_corrupt: OnCorrupt = "raise",
+        lazy: bool = False,
         max_bad_videos: int | float = 0.05,
     ) -> None:
         super().__init__()
@@ -133,7 +137,7 @@ class CompressedVideoDataModule(LightningDataModule):
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.fit_split: FitSplit = fit_split
         self.augment = fit_split == "train" if augment is None else augment
-        self.reencode_dir, self.max_bad_videos = reencode_dir, max_bad_videos
+        self.reencode_dir, self.max_bad_videos, self.lazy = reencode_dir, max_bad_videos, lazy
         self.reader = ClipReader(
             source=_video_source(streams, index_cache, reencode_dir, on_corrupt),
             sizes=_sizes(streams, size),
@@ -201,17 +205,21 @@ class CompressedVideoDataModule(LightningDataModule):
 
     @override
     def test_dataloader(self) -> DataLoader:
-        return self._eval_loader("test", self.test_reader, self._test_batch_size)
+        return self._eval_loader("test", self.test_reader, self._test_batch_size, lazy=self.lazy)
 
     @override
     def predict_dataloader(self) -> DataLoader:
         stand_ins = ReencodeCache(self.reencode_dir or default_reencode_dir())
         source = replace(self.test_reader.source, stand_ins=stand_ins)
-        return self._eval_loader("predict", replace(self.test_reader, source=source), self._test_batch_size)
+        return self._eval_loader(
+            "predict", replace(self.test_reader, source=source), self._test_batch_size, lazy=self.lazy
+        )
 
     @override
-    def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
-        """Counts what could not be read, and normalises the streams.
+    def on_after_batch_transfer(
+        self, batch: ClipBatch | LazyClipBatch, dataloader_idx: int
+    ) -> ClipBatch | LazyClipBatch:
+        """Counts what could not be read, and normalises the streams; those of a lazy batch when they are read.
 
         Raises:
             TooManyBadVideosError: more than `max_bad_videos` of the training split in fit, or every video of an
@@ -220,10 +228,9 @@ class CompressedVideoDataModule(LightningDataModule):
         """
         split = self._current_split()
         if split is not None:
-            self._ledger(split).add(batch.failures)
-            self._ledger(split).add_damaged(
-                path for path, n in zip(batch.paths, batch.corrupt_frames, strict=True) if n
-            )
+            self._count_unread(split, batch)
+        if isinstance(batch, LazyClipBatch):
+            return batch if split is None else replace(batch, on_read=partial(self._count_unread, split))
         if split == "train" and not len(batch):
             raise _unreadable_batch(batch)
         return normalise_batch(batch)
@@ -284,12 +291,13 @@ class CompressedVideoDataModule(LightningDataModule):
         videos = self.batch_size * self.reader.sampler.num_frames // frames_per_video
         return min(max(videos, 1), self.batch_size)
 
-    def _eval_loader(self, split: str, reader: ClipReader, batch_size: int) -> DataLoader:
-        dataset = self._dataset(split, reader)
-        options = self._loader_options(dataset, self._sampler(dataset, shuffle=False))
+    def _eval_loader(self, split: str, reader: ClipReader, batch_size: int, *, lazy: bool = False) -> DataLoader:
+        samples = self._dataset(split, reader)
+        dataset = LazyClipDataset(samples) if lazy else samples
+        options = self._loader_options(dataset, self._sampler(samples, shuffle=False))
         return EvalDataLoader(dataset, batch_size=batch_size, **options)
 
-    def _loader_options(self, dataset: ClipDataset, sampler: EpochSampler) -> dict[str, Any]:
+    def _loader_options(self, dataset: ClipDataset | LazyClipDataset, sampler: EpochSampler) -> dict[str, Any]:
         """A private generator: loading takes nothing from torch's global one, so that models can be resumed."""
         return {
             "sampler": sampler,
@@ -307,6 +315,10 @@ class CompressedVideoDataModule(LightningDataModule):
         stages = {"train": self.fit_split, "validate": "val", "sanity_check": "val"}
         stage = str(self.trainer.state.stage.value)
         return stages.get(stage, stage)
+
+    def _count_unread(self, split: str, batch: ClipBatch | LazyClipBatch) -> None:
+        self._ledger(split).add(batch.failures)
+        self._ledger(split).add_damaged(path for path, n in zip(batch.paths, batch.corrupt_frames, strict=True) if n)
 
     def _ledger(self, split: str) -> FailureLedger:
         if split not in self._ledgers:

@@ -1,6 +1,7 @@
 """Follows the frames of one GOP as they are decoded, and keeps the streams that were asked for."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,68 +28,151 @@ class Request:
         return bool(self.streams & VECTOR_STREAMS)
 
 
-class Collector:
-    """Collects the streams of one GOP.
+@dataclass(frozen=True)
+class Moment:
+    """One frame of a GOP and what its streams are made of.
+
+    Args:
+        picture: the frame.
+        iframe: the GOP's first.
+        reference: what vectors and the residual refer to.
+        sources: where the frame's pixels come from in `reference`; None at the I-frame, or if no stream needs it.
+            It changes with the next frame.
+    """
+
+    picture: "_Picture"
+    iframe: "_Picture"
+    reference: "_Picture"
+    sources: SourcePlane | None
+
+
+class _Follower:
+    """Follows a GOP's frames.
 
     Args:
         size: (height, width) of the frames, pixels.
-        request: what to keep.
-        num_vectors: positions at which vectors and residuals are kept.
-        num_rgb: positions at which plain frames are kept.
+        request: what is read.
     """
 
-    def __init__(self, size: tuple[int, int], request: Request, *, num_vectors: int, num_rgb: int) -> None:
-        self._wanted, self._has_vectors, self._colorspace = request.streams, request.has_vectors, request.colorspace
-        self._size, self._accumulates = size, request.reference == "iframe"
+    def __init__(self, size: tuple[int, int], request: Request) -> None:
+        self._size, self._request = size, request
+        self._accumulates = request.reference == "iframe"
         self._iframe: _Picture | None = None
         self._previous: _Picture | None = None
-        counts = {"iframe": 1, "mv": num_vectors, "residual": num_vectors, "rgb": num_rgb}
-        self._outputs = {name: _Output(name, counts[name], size, request.resolution) for name in self._wanted}
 
-    def add(self, frame: VideoFrame, *, emit: bool) -> None:
-        """Takes the GOP's next frame; keeps its streams if `emit`."""
-        picture = _Picture(frame, self._colorspace)
+    def follow(self, frame: VideoFrame, *, emit: bool) -> Moment:
+        """Takes the next frame; its sources are right if `emit`."""
+        picture, sources = _Picture(frame, self._request.colorspace), None
         if self._iframe is None:
             self._iframe = picture
-            if "iframe" in self._wanted:
-                self._keep_pixels("iframe", picture)
-        elif self._has_vectors and (emit or self._accumulates):
-            self._follow_vectors(frame)
-            if emit:
-                self._keep_vectors(picture)
-        if emit and "rgb" in self._wanted:
-            self._keep_pixels("rgb", picture)
+        elif self._request.has_vectors and (emit or self._accumulates):
+            sources = self._follow_vectors(frame)
+        reference = self._iframe if self._accumulates else self._previous or picture
         self._previous = picture
-
-    def frames(self) -> Frames:
-        """What was kept, positions along a leading dimension."""
-        arrays = {name: output.array for name, output in self._outputs.items()}
-        if "iframe" in arrays:
-            arrays["iframe"] = arrays["iframe"][0]
-        return Frames(**arrays)
+        return Moment(picture, self._iframe, reference, sources)
 
     # Not before the I-frame has been found right, nor where no vectors are asked for.
     @cached_property
     def _sources(self) -> SourcePlane:
         return SourcePlane(*self._size)
 
-    def _follow_vectors(self, frame: VideoFrame) -> None:
+    def _follow_vectors(self, frame: VideoFrame) -> SourcePlane:
         if not self._accumulates:
             self._sources.reset()
         self._sources.advance(vector_records(frame))
+        return self._sources
 
-    def _keep_vectors(self, picture: "_Picture") -> None:
-        reference = self._iframe if self._accumulates else self._previous
-        if "mv" in self._wanted:
+
+class _Writer:
+    """Makes the streams that are asked for out of moments.
+
+    Args:
+        size: (height, width) of the frames, pixels.
+        request: which streams.
+        positions: of the moments that come.
+    """
+
+    def __init__(self, size: tuple[int, int], request: Request, positions: Sequence[int]) -> None:
+        num_vectors = sum(position > 0 for position in positions)
+        counts = {"iframe": 1, "mv": num_vectors, "residual": num_vectors, "rgb": len(positions)}
+        self._outputs = {name: _Output(name, counts[name], size, request.resolution) for name in request.streams}
+
+    def write_iframe(self, moment: Moment) -> None:
+        """Writes the GOP's I-frame."""
+        if "iframe" in self._outputs:
+            with self._outputs["iframe"] as pixels:
+                moment.iframe.copy_rgb(pixels)
+
+    def write(self, moment: Moment) -> None:
+        """Writes the other streams of the next position."""
+        if "mv" in self._outputs and moment.sources is not None:
             with self._outputs["mv"] as mv:
-                self._sources.motion_vectors(mv)
-        if "residual" in self._wanted and reference is not None:
+                moment.sources.motion_vectors(mv)
+        if "residual" in self._outputs and moment.sources is not None:
             with self._outputs["residual"] as residual:
-                self._sources.residuals(picture.rows, reference.rows, residual)
+                moment.sources.residuals(moment.picture.rows, moment.reference.rows, residual)
+        if "rgb" in self._outputs:
+            with self._outputs["rgb"] as pixels:
+                moment.picture.copy_rgb(pixels)
 
-    def _keep_pixels(self, stream: str, picture: "_Picture") -> None:
-        with self._outputs[stream] as pixels:
-            picture.copy_rgb(pixels)
+    def frames(self) -> Frames:
+        """What was written, positions along a leading dimension."""
+        arrays = {name: output.array for name, output in self._outputs.items()}
+        if "iframe" in arrays:
+            arrays["iframe"] = arrays["iframe"][0]
+        return Frames(**arrays)
+
+
+class Collector:
+    """Collects the streams of one GOP as it is decoded.
+
+    Args:
+        size: (height, width) of the frames, pixels.
+        request: what to collect.
+        positions: where vectors, residuals and plain frames are collected, rising.
+    """
+
+    def __init__(self, size: tuple[int, int], request: Request, positions: Sequence[int]) -> None:
+        self._follower, self._writer = _Follower(size, request), _Writer(size, request, positions)
+        self._positions = frozenset(positions)
+
+    def add(self, position: int, frame: VideoFrame) -> None:
+        """Takes the GOP's next frame."""
+        emit = position in self._positions
+        moment = self._follower.follow(frame, emit=emit)
+        if position == 0:
+            self._writer.write_iframe(moment)
+        if emit:
+            self._writer.write(moment)
+
+    def frames(self) -> Frames:
+        """What was collected, positions along a leading dimension."""
+        return self._writer.frames()
+
+
+class Keeper:
+    """Keeps what the streams of one GOP are made of, decoded but not converted; arguments as of `Collector`."""
+
+    def __init__(self, size: tuple[int, int], request: Request, positions: Sequence[int]) -> None:
+        self._follower = _Follower(size, request)
+        self._size, self._request, self._positions = size, request, positions
+        self._moments: list[Moment] = []
+
+    def add(self, position: int, frame: VideoFrame) -> None:
+        """Takes the GOP's next frame."""
+        emit = position in self._positions
+        moment = self._follower.follow(frame, emit=emit)
+        if emit:
+            sources = None if moment.sources is None else moment.sources.copy()
+            self._moments.append(replace(moment, sources=sources))
+
+    def frames(self, stream: str) -> Frames:
+        """One of the streams of the request, made now; positions along a leading dimension."""
+        writer = _Writer(self._size, replace(self._request, streams=frozenset({stream})), self._positions)
+        writer.write_iframe(self._moments[0])
+        for moment in self._moments:
+            writer.write(moment)
+        return writer.frames()
 
 
 class _Output:

@@ -46,6 +46,12 @@ class SourcePlane:
         """Makes the current frame the reference frame."""
         _write_identity(self._sources)
 
+    def copy(self) -> "SourcePlane":
+        """The sources as they are now."""
+        copied = SourcePlane(*self._sources.shape)
+        np.copyto(copied._sources, self._sources)
+        return copied
+
     def advance(self, records: np.ndarray) -> None:
         """Carries the sources over a P-frame's vectors, (N, 20) int16, see `vector_records`.
 

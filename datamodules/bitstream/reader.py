@@ -13,12 +13,12 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from av.error import FFmpegError
 from av.video.frame import PictureType, VideoFrame
 
-from datamodules.bitstream.collector import Collector, Request
+from datamodules.bitstream.collector import Collector, Keeper, Request
 from datamodules.bitstream.decoder import PacketDecoder, file_decoder, forget_decoders, packet_decoder
 from datamodules.bitstream.errors import UnreadableVideoError
 from datamodules.bitstream.frames import STREAMS, Colorspace, Frames, Reference, Stream
@@ -26,6 +26,7 @@ from datamodules.bitstream.index import Gop, VideoIndex, build_index
 from datamodules.bitstream.picture_source import DemuxedPictures, FilePictures, open_pictures
 
 OnCorrupt = Literal["raise", "skip"]
+_Sink = TypeVar("_Sink", Collector, Keeper)
 _REENCODE = "re-encode it: streamkd reencode --source {path} --target clip.mp4"
 
 
@@ -136,6 +137,21 @@ class CompressedVideo:
         frames = self._collect(gop, order, request)
         return [frames.at(order.index(position)) for position in positions]
 
+    def keep_positions(
+        self,
+        gop: int,
+        positions: Sequence[int],
+        *,
+        streams: Collection[Stream] = ("iframe", "mv", "residual"),
+        reference: Reference = "iframe",
+        colorspace: Colorspace = "bt601",
+    ) -> "KeptFrames":
+        """Decodes what `streams` at several positions are made of, as `read_positions`, and makes none of them yet."""
+        request = self._request(gop, streams, reference, colorspace, None)
+        self._check_positions(gop, positions, request)
+        keeper, num_corrupt = self._decode_into(Keeper, gop, sorted(set(positions)), request)
+        return KeptFrames(keeper, num_corrupt, positions, request.streams)
+
     def read_gop(
         self,
         gop: int,
@@ -221,31 +237,35 @@ class CompressedVideo:
             raise ValueError("expected at least one position, came none")
 
     def _collect(self, gop: int, positions: Sequence[int], request: Request) -> Frames:
-        """The streams at rising positions; the last intact ones for those that are damaged and to be skipped."""
+        collector, num_corrupt = self._decode_into(Collector, gop, positions, request)
+        return collector.frames().repeat_last(num_corrupt)
+
+    def _decode_into(
+        self, kind: type[_Sink], gop: int, positions: Sequence[int], request: Request
+    ) -> tuple[_Sink, int]:
+        """What takes the frames at rising positions; and how many at the end are damaged and were skipped."""
         damage = self._damage.get(gop)
         intact = damage.position if damage else self.gops[gop].length
         if damage and intact <= request.has_vectors:
             raise self._unreadable(gop, damage)
         standing = [min(position, intact - 1) for position in positions]
         try:
-            frames = self._collect_intact(gop, sorted(set(standing)), request)
+            sink = self._decode_intact(kind, gop, sorted(set(standing)), request)
         except _DamagedFrameError as damage:
             forget_decoders()
             if self.on_corrupt == "raise":
                 raise self._unreadable(gop, damage) from None
             self._damage[gop] = damage
-            return self._collect(gop, positions, request)
+            return self._decode_into(kind, gop, positions, request)
         num_corrupt = sum(position >= intact for position in positions)
         self._num_corrupt += num_corrupt
-        return frames.repeat_last(num_corrupt)
+        return sink, num_corrupt
 
-    def _collect_intact(self, gop: int, positions: Sequence[int], request: Request) -> Frames:
-        num_vectors = sum(position > 0 for position in positions)
-        size = (self.height, self.width)
-        collector = Collector(size, request, num_vectors=num_vectors, num_rgb=len(positions))
+    def _decode_intact(self, kind: type[_Sink], gop: int, positions: Sequence[int], request: Request) -> _Sink:
+        sink = kind((self.height, self.width), request, positions)
         for position, frame in self._decode(gop, positions[-1] + 1, vectors_only=request.streams == {"mv"}):
-            collector.add(frame, emit=position in positions)
-        return collector.frames()
+            sink.add(position, frame)
+        return sink
 
     def _decode(self, gop: int, count: int, *, vectors_only: bool) -> Iterator[tuple[int, VideoFrame]]:
         """The first `count` frames of a GOP, each checked to be whole and of the expected type and size."""
@@ -301,6 +321,28 @@ class CompressedVideo:
         """A child process opens everything anew: what it inherited is the parent's to use and to close."""
         if self._owner != os.getpid():
             self._start()
+
+
+class KeptFrames:
+    """Several positions of one GOP, decoded; see `CompressedVideo.keep_positions`.
+
+    Attributes: `streams`, those that can be made.
+    """
+
+    def __init__(self, keeper: Keeper, num_corrupt: int, positions: Sequence[int], streams: frozenset[str]) -> None:
+        self._keeper, self._num_corrupt, self._positions, self.streams = keeper, num_corrupt, positions, streams
+
+    def read(self, stream: Stream) -> list[Frames]:
+        """Makes one stream at the positions, as `CompressedVideo.read_positions` would; no other is touched.
+
+        Raises:
+            ValueError: nothing was decoded for it.
+        """
+        if stream not in self.streams:
+            raise ValueError(f"stream {stream!r}: expected one of those kept, {sorted(self.streams)}")
+        frames = self._keeper.frames(stream).repeat_last(self._num_corrupt)
+        order = sorted(set(self._positions))
+        return [frames.at(order.index(position)) for position in self._positions]
 
 
 class _DamagedFrameError(Exception):
