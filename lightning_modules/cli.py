@@ -71,6 +71,9 @@ class Command:
 COMMANDS = {
     "cost": Command("lightning_modules.cost_command.print_cost", "Count what an experiment's network computes."),
     "demo-data": Command("datamodules.demo.make_demo_data", "Make the demo's videos."),
+    "flatness": Command(
+        "lightning_modules.flatness_comparison.compare_flatness", "Draw measured flatness of several runs side by side."
+    ),
     "reencode": Command("datamodules.prepare.reencode_video", "Re-encode a video whose vectors cannot be read."),
     "report": Command("lightning_modules.report.write_report", "Write one HTML page about finished runs."),
     "show": Command("datamodules.visualise.show.show", "Show what a compressed video holds.", is_positional=True),

@@ -12,9 +12,13 @@ PURE = (
     "lightning_modules.losses",
     "lightning_modules.analysis",
     "lightning_modules.ensemble",
+    "lightning_modules.lazy_inference",
     "datamodules.bitstream",
 )
-COMMANDS = tuple(f"lightning_modules.{name}" for name in ("cli", "trainer_cli", "run_directory", "loggers", "report"))
+COMMANDS = tuple(
+    f"lightning_modules.{name}"
+    for name in ("cli", "trainer_cli", "run_directory", "loggers", "report", "flatness_comparison")
+)
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
