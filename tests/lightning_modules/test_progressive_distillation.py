@@ -1,0 +1,315 @@
+"""Progressive distillation: the loss in float64, frozen networks, one forward each, options, whole checkpoints."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from callbacks import ProgressiveStages
+from datamodules.clip import ClipBatch
+from lightning_modules.exit_networks import load_exit_networks
+from lightning_modules.losses import SoftTargetLoss
+from lightning_modules.networks import EarlyExitNetwork
+from lightning_modules.progressive_distillation import ProgressiveDistillationModule
+
+CHANNELS = {"mv": 2, "residual": 3, "iframe": 3}
+EXITS = ("layer1", "layer2", "layer3", "final")
+Stages = list[str]
+
+
+def make_batch(seed: int, *, num_videos: int = 4, num_views: int = 1) -> ClipBatch:
+    random = torch.Generator().manual_seed(seed)
+    count = num_videos * num_views
+    return ClipBatch(
+        streams={s: torch.randn(count, 2, c, 32, 32, generator=random) for s, c in CHANNELS.items()},
+        labels=torch.randint(2, (num_videos,), generator=random),
+        indices=torch.arange(num_videos),
+        paths=[f"{seed}/{i}.mp4" for i in range(num_videos)],
+        seconds=torch.zeros(num_videos, dtype=torch.float64),
+        corrupt_frames=torch.zeros(num_videos, dtype=torch.int64),
+        substituted=torch.zeros(num_videos, dtype=torch.bool),
+        num_views=num_views,
+    )
+
+
+class Clips(LightningDataModule):
+    streams = ("mv", "residual", "iframe")
+    num_classes = 2
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        vars(self).update(attributes)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader([make_batch(seed) for seed in range(3)], batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        batches = [make_batch(3), make_batch(4, num_videos=0), make_batch(5, num_views=2)]
+        return DataLoader(batches, batch_size=None)
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+
+@pytest.fixture
+def sources(tmp_path: Path, save_network: Callable[..., str]) -> dict[str, str]:
+    return {stream: save_network(tmp_path, stream) for stream in CHANNELS}
+
+
+@pytest.fixture
+def build(sources: dict[str, str]) -> Callable[..., ProgressiveDistillationModule]:
+    """A module before its run."""
+
+    def build(stages: Stages | None = None, **options: Any) -> ProgressiveDistillationModule:
+        callback = ProgressiveStages(["mv", "residual", "iframe"] if stages is None else stages)
+        options = {"networks": sources} | options
+        return ProgressiveDistillationModule(stages=callback, **options)
+
+    return build
+
+
+def make_trainer(tmp_path: Path, max_epochs: int = 3, *callbacks: Callback, **options: Any) -> Trainer:
+    return Trainer(
+        default_root_dir=tmp_path,
+        max_epochs=max_epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=list(callbacks),
+        **options,
+    )
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """In float64, term by term, over videos and classes."""
+    student, teacher = student.double() / temperature, teacher.double() / temperature
+    p = teacher.exp() / teacher.exp().sum(1, keepdim=True)
+    q = student.exp() / student.exp().sum(1, keepdim=True)
+    return sum(-(p[b, c] * q[b, c].log()) for b in range(len(p)) for c in range(p.shape[1])) / len(p)
+
+
+@pytest.fixture
+def distilled(build: Callable[..., ProgressiveDistillationModule], tmp_path: Path) -> ProgressiveDistillationModule:
+    """A module whose exits have learned a little, so that they differ."""
+    module = build(["mv"])
+    make_trainer(tmp_path, 1).fit(module, Clips())
+    return module.eval()
+
+
+class TestLoss:
+    @pytest.mark.parametrize("teacher", ["mv", "residual", "iframe", "own"])
+    def test_equals_the_closed_form_over_all_exits(self, distilled, teacher):
+        batch = make_batch(9)
+        distilled.teacher = teacher
+        logits = distilled(batch)
+        by_name = dict(zip(distilled.networks.exit_names, logits.unbind(1), strict=True))
+        assert [*by_name] == [f"{stream}/{exit}" for stream in CHANNELS for exit in EXITS]
+        expected = sum(
+            soft_cross_entropy(by_name[f"{s}/{exit}"], by_name[f"{s if teacher == 'own' else teacher}/final"])
+            for s in CHANNELS
+            for exit in EXITS[:-1]
+        )
+        (found,) = distilled.losses(logits, batch.labels).values()
+        torch.testing.assert_close(found.double(), expected)
+
+    def test_the_own_classifiers_are_those_of_the_sources(self, distilled, sources):
+        batch = make_batch(9)
+        for stream, network in distilled.networks.networks.items():
+            state = torch.load(sources[stream])["state_dict"]
+            for name, value in network.backbone.state_dict().items():
+                torch.testing.assert_close(value, state[f"network.{name}"], rtol=0, atol=0)
+            alone = network.backbone.forward_features(batch.streams[stream])["layer4"].mean((3, 4))
+            logits = (alone @ network.backbone.fc.weight.T + network.backbone.fc.bias).mean(1)
+            place = distilled.networks.exit_names.index(f"{stream}/final")
+            torch.testing.assert_close(distilled(batch)[:, place], logits)
+
+    def test_labels_may_teach(self, distilled):
+        batch = make_batch(9)
+        distilled.teacher = "labels"
+        logits = distilled(batch)
+        students = logits[:, [0, 1, 2, 4, 5, 6, 8, 9, 10]].double()
+        expected = -students.log_softmax(2)[torch.arange(4), :, batch.labels].mean(0).sum()
+        (found,) = distilled.losses(logits, batch.labels).values()
+        torch.testing.assert_close(found.double(), expected)
+
+    def test_temperature_and_hard_labels_are_the_loss_functions(self, distilled):
+        batch = make_batch(9)
+        distilled.teacher = "iframe"
+        distilled.loss = SoftTargetLoss(3.0, temperature_squared=True, hard_label_weight=0.5)
+        logits = distilled(batch)
+        students, teacher = logits[:, [0, 1, 2, 4, 5, 6, 8, 9, 10]], logits[:, 11]
+        soft = sum(9 * soft_cross_entropy(student, teacher, 3.0) for student in students.unbind(1))
+        hard = -0.5 * students.double().log_softmax(2)[torch.arange(4), :, batch.labels].mean(0).sum()
+        found = distilled.losses(logits, batch.labels)
+        torch.testing.assert_close(found["soft_target"].double(), soft)
+        torch.testing.assert_close(found["hard_label"].double(), hard)
+
+
+class TestRun:
+    def test_backbones_stay_bit_identical_and_exits_learn(self, build, tmp_path, sources):
+        before: dict[str, Tensor] = {}
+
+        class Watch(Callback):
+            def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+                before.update({name: p.detach().clone() for name, p in pl_module.networks.named_parameters()})
+
+        module = build()
+        trainer = make_trainer(tmp_path, 3, Watch())
+        trainer.fit(module, Clips())
+        for name, parameter in module.networks.named_parameters():
+            assert torch.equal(parameter, before[name]) == ("backbone" in name), name
+        for stream, network in module.networks.networks.items():
+            state = torch.load(sources[stream])["state_dict"]
+            for name, value in network.backbone.state_dict().items():
+                torch.testing.assert_close(value, state[f"network.{name}"], rtol=0, atol=0)
+            assert not any(parameter.requires_grad for parameter in network.backbone.parameters())
+        in_optimizer = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+        learning = {id(p) for n in module.networks.networks.values() for p in n.classifiers.parameters()}
+        assert in_optimizer == learning
+
+    def test_each_network_runs_forward_once_a_step(self, build, tmp_path, monkeypatch):
+        calls: list[str] = []
+        forward = EarlyExitNetwork.forward_stage
+        monkeypatch.setattr(EarlyExitNetwork, "forward_stage", lambda n, *a: calls.append(a[0]) or forward(n, *a))
+        make_trainer(tmp_path, limit_val_batches=0).fit(build(), Clips())
+        assert calls.count("stem") == calls.count("layer4") == 3 * 3 * 3, "streams, epochs, steps"
+
+    @pytest.mark.parametrize(
+        "stages", [["mv", "residual", "own"], ["iframe", "residual", "mv"], ["iframe"], ["labels"]]
+    )
+    def test_any_order_of_teachers(self, build, tmp_path, stages):
+        seen: list[str] = []
+
+        class Watch(Callback):
+            def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+                seen.append(pl_module.teacher)
+
+        module = build(stages)
+        trainer = make_trainer(tmp_path, len(stages), Watch())
+        trainer.fit(module, Clips())
+        assert seen == stages
+        term = "hard_label" if stages[-1] == "labels" else "soft_target"
+        assert trainer.callback_metrics[f"train/loss/{term}"] == trainer.callback_metrics["train/loss"]
+
+    @pytest.mark.parametrize("restart", [True, False])
+    def test_the_learning_rate_restarts_or_goes_on(self, sources, tmp_path, restart):
+        rates: list[float] = []
+
+        class Watch(Callback):
+            def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+                rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+        module = ProgressiveDistillationModule(
+            sources,
+            ProgressiveStages(["mv", "iframe"], [2, 3], restart_lr=restart),
+            optimizer=lambda groups: torch.optim.SGD(groups, 0.1),
+            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5),
+        )
+        make_trainer(tmp_path, 5, Watch()).fit(module, Clips())
+        powers = [0, 1, 0, 1, 2] if restart else range(5)
+        assert rates == pytest.approx([0.1 * 0.5**power for power in powers for _ in range(3)])
+
+    def test_accuracies_of_all_exits_over_the_whole_split(self, distilled, tmp_path):
+        trainer = make_trainer(tmp_path)
+        (metrics,) = trainer.validate(distilled, Clips(), verbose=False)
+        batches = [make_batch(3), make_batch(5, num_views=2)]
+        logits = torch.cat([distilled(batch) for batch in batches])
+        labels = torch.cat([batch.labels for batch in batches])
+        correct = (logits.argmax(2) == labels[:, None]).double().mean(0)
+        names = distilled.networks.exit_names
+        assert [metrics[f"val/top1/{name}"] for name in names] == pytest.approx(correct.tolist())
+        students = [place for place, name in enumerate(names) if not name.endswith("final")]
+        assert metrics["val/top1"] == pytest.approx(correct[students].mean().item())
+        losses = [-logits[i].double().log_softmax(1)[students, labels[i]].mean() for i in range(8)]
+        assert metrics["val/loss"] == pytest.approx(sum(losses).item() / 8, rel=1e-5)
+        assert metrics["val/num_videos"] == 8
+
+
+class TestCheckpoint:
+    def test_is_whole(self, distilled, tmp_path, sources, build):
+        path = str(tmp_path / "pkd.ckpt")
+        trainer = make_trainer(tmp_path)
+        trainer.fit(distilled, Clips())
+        trainer.save_checkpoint(path)
+        for source in sources.values():
+            Path(source).unlink()
+        whole = load_exit_networks(path, key="`exits`").networks.eval()
+        batch = make_batch(9)
+        torch.testing.assert_close(whole(batch.streams), distilled.eval()(batch), rtol=0, atol=0)
+        (metrics,) = make_trainer(tmp_path).test(build(), Clips(), ckpt_path=path, verbose=False)
+        assert metrics["test/num_videos"] == 8
+
+    def test_another_checkpoint_is_refused(self, sources):
+        with pytest.raises(ValueError, match=r"expected a checkpoint of a ProgressiveDistillationModule \(`exits`\)"):
+            load_exit_networks(sources["mv"], key="`exits`")
+
+    def test_other_streams_are_refused(self, distilled, tmp_path, sources):
+        trainer = make_trainer(tmp_path)
+        trainer.fit(distilled, Clips())
+        trainer.save_checkpoint(tmp_path / "pkd.ckpt")
+        module = ProgressiveDistillationModule({"mv": sources["mv"]})
+        with pytest.raises(ValueError, match=r"init_args.networks` names"):
+            make_trainer(tmp_path).test(module, Clips(), ckpt_path=tmp_path / "pkd.ckpt", verbose=False)
+
+
+class TestRefusals:
+    """Before the first step, naming the key."""
+
+    def refused(self, tmp_path: Path, module: ProgressiveDistillationModule, message: str, **data: Any) -> None:
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            make_trainer(tmp_path).fit(module, Clips(**data))
+        assert module.trainer.global_step == 0
+
+    def test_missing_checkpoint(self, build, tmp_path, sources):
+        module = build(networks=sources | {"mv": "gone.ckpt"})
+        self.refused(tmp_path, module, r"no such checkpoint: gone.ckpt; .*`model.init_args.networks`")
+
+    def test_no_checkpoint(self, build, tmp_path):
+        self.refused(tmp_path, build(["own"], networks={}), "at least one checkpoint by stream in `model.init_args.ne")
+
+    def test_a_checkpoint_of_another_stream(self, build, tmp_path, sources):
+        module = build(networks=sources | {"residual": sources["iframe"]})
+        self.refused(
+            tmp_path, module, r"networks.residual`: expected a network trained on stream 'residual', came .*'if"
+        )
+
+    def test_a_checkpoint_of_other_classes(self, build, tmp_path, sources, save_network):
+        (tmp_path / "other").mkdir()
+        module = build(networks=sources | {"mv": save_network(tmp_path / "other", "mv", num_classes=3)})
+        self.refused(tmp_path, module, r"networks.residual`: expected 3 classes, as the first network has, came 2")
+
+    def test_data_of_other_classes(self, build, tmp_path):
+        self.refused(tmp_path, build(), r"the data has 5 classes, the network 2", num_classes=5)
+
+    def test_data_without_a_stream(self, build, tmp_path):
+        self.refused(tmp_path, build(), r"the model needs stream 'residual', the data gives", streams=("mv", "iframe"))
+
+    def test_a_stream_without_exits(self, build, tmp_path):
+        exits = {"mv": "linear", "residual": {}, "iframe": "linear"}
+        self.refused(tmp_path, build(exits=exits), r"`model.init_args.exits.residual`: expected internal classifiers")
+
+    def test_exits_for_other_streams(self, build, tmp_path):
+        self.refused(
+            tmp_path, build(exits={"mv": "linear"}), r"`model.init_args.exits`: expected one layout, or one fo"
+        )
+
+    def test_exits_that_do_not_fit_the_network(self, build, tmp_path):
+        self.refused(tmp_path, build(exits="resnet99"), r"`exits`: expected one of .*came 'resnet99'")
+
+    def test_stages_that_do_not_add_up(self, sources, tmp_path):
+        module = ProgressiveDistillationModule(sources, ProgressiveStages(["mv", "iframe"], [1, 1]))
+        self.refused(tmp_path, module, r"add up to `trainer.max_epochs: 3`")
+
+    def test_no_teacher_in_charge(self, sources, tmp_path):
+        self.refused(tmp_path, ProgressiveDistillationModule(sources), r"give `model.init_args.stages`")
+
+    def test_prediction_by_many_exits(self, distilled, tmp_path):
+        with pytest.raises(ValueError, match="fit a WeightedInferenceModule on its checkpoint"):
+            make_trainer(tmp_path).predict(distilled, Clips(), return_predictions=False)
