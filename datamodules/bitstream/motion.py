@@ -39,12 +39,13 @@ class SourcePlane:
     """
 
     def __init__(self, height: int, width: int) -> None:
-        self._sources, self._moved = _two_planes(height, width)
+        self._planes = _two_planes(height, width)
         self.reset()
 
     def reset(self) -> None:
         """Makes the current frame the reference frame."""
-        _write_identity(self._sources)
+        self._pending: list[np.ndarray] = []
+        _write_identity(self._planes[0])
 
     def copy(self) -> "SourcePlane":
         """The sources as they are now."""
@@ -58,8 +59,18 @@ class SourcePlane:
         Pixels that no vector moves keep their source (intra and skipped blocks). Of a block that leaves the frame,
         or comes from outside it, the pixels inside on both sides are carried.
         """
-        _take_blocks(records, self._sources, self._moved)
-        _put_blocks(records, self._moved, self._sources)
+        # Only when sources are asked for: decoder and planes push one another out of the processor's cache.
+        self._pending.append(records.copy())
+
+    @property
+    def _sources(self) -> np.ndarray:
+        """(H, W) int32, packed coordinates."""
+        sources, moved = self._planes
+        for records in self._pending:
+            _take_blocks(records, sources, moved)
+            _put_blocks(records, moved, sources)
+        self._pending.clear()
+        return sources
 
     def motion_vectors(self, mv: np.ndarray) -> None:
         """Writes displacements into `mv`, (H, W, 2) int16, contiguous, whole pixels, dst - src, x before y."""
@@ -71,7 +82,7 @@ class SourcePlane:
         Args:
             frame, reference: (H, S) uint8, rows of interleaved RGB, S >= 3 W with whatever padding the decoder left.
         """
-        height, width = self._sources.shape
+        height, width, _ = residual.shape
         _write_residuals(frame, reference, self._sources, residual.reshape(height, 3 * width))
 
 
