@@ -20,6 +20,8 @@ Record = dict[str, Any]
 class PredictionWriter(pl.Callback):
     """Writes one JSON line per video: path, top classes with probabilities, seconds; or path and error.
 
+    The line of a video that left a network at one of its exits names that exit.
+
     The file is written whole at the end, by rank zero, in the order of the data set; videos that could not be read
     come last. Runs on `on_predict_start`, `on_predict_batch_end` and `on_predict_end`.
 
@@ -55,10 +57,11 @@ class PredictionWriter(pl.Callback):
         logits = outputs.logits.float().cpu()
         probabilities = logits.sigmoid() if multi_label else logits.softmax(dim=1)
         classes = _class_names(trainer, probabilities.shape[1])
-        rows = zip(batch.indices.tolist(), outputs.paths, probabilities, outputs.seconds.tolist(), strict=True)
-        for index, path, row, seconds in rows:
+        exits = [{"exit": name} for name in getattr(outputs, "exits", ())] or [{}] * len(probabilities)
+        rows = zip(batch.indices.tolist(), outputs.paths, probabilities, outputs.seconds.tolist(), exits, strict=True)
+        for index, path, row, seconds, exit in rows:
             record = {"path": str(path), "top": top_classes(row, classes, self.top), "seconds": round(seconds, 4)}
-            self._records.append({"index": index, **record})
+            self._records.append({"index": index, **record, **exit})
         self._records += [{"index": None, "path": str(f.path), "error": str(f.reason)} for f in batch.failures]
 
     @override

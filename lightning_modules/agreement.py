@@ -110,7 +110,7 @@ def check_labelled(batch: ClipBatch, *, multi_label: bool = False) -> None:
     if not multi_label and batch.labels.ndim == 2 and not _are_probabilities(batch.labels):
         raise ValueError(
             f"expected videos with one label each (B,), came several labels each {tuple(batch.labels.shape)}; "
-            "set `model.init_args.multi_label: true` (score fusion has none), or other `data.annotations`"
+            "set `model.init_args.multi_label: true` (weighted inference has none), or other `data.annotations`"
         )
 
 

@@ -1,10 +1,14 @@
 """Accuracy over a whole split, exact whatever the number of ranks and the sizes of their batches."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
+
+from lightning_modules.ensemble import take
 
 
 class ClassificationMetrics(nn.Module):
@@ -56,29 +60,84 @@ class ClassificationMetrics(nn.Module):
             self.scores.update(nothing.double(), nothing.long())
 
 
-class AccuracyPerExit(Metric):
-    """Top-1 accuracy of several exits or networks at once, exact over ranks.
+class FractionPerExit(Metric):
+    """Of how many videos something is true at each of several exits, exact over ranks.
 
     Args:
         num_exits: K.
     """
 
-    correct: Tensor
+    hits: Tensor
     num_videos: Tensor
 
     def __init__(self, num_exits: int) -> None:
         super().__init__()
-        self.add_state("correct", torch.zeros(num_exits, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("hits", torch.zeros(num_exits, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("num_videos", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Take in logits (K, B, num_classes) float and labels (B,) int64."""
-        self.correct += (logits.argmax(dim=2) == labels).sum(dim=1)
-        self.num_videos += len(labels)
+    def update(self, hits: Tensor) -> None:
+        """Take in hits (K, B) bool."""
+        self.hits += hits.sum(dim=1)
+        self.num_videos += hits.shape[1]
 
     def compute(self) -> tuple[Tensor, ...]:
-        """K accuracies, float32 scalars; a tensor (1,) torchmetrics would squeeze."""
-        return (self.correct / self.num_videos).unbind()
+        """K fractions, float32 scalars; a tensor (1,) torchmetrics would squeeze."""
+        return (self.hits / self.num_videos).unbind()
+
+
+class AccuracyPerExit(FractionPerExit):
+    """Top-1 accuracy of several exits or networks at once, exact over ranks."""
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
+        """Take in logits (K, B, num_classes) float and labels (B,) int64."""
+        super().update(logits.argmax(dim=2) == labels)
+
+
+class EarlyExitMetrics(nn.Module):
+    """Metrics of the outputs that videos leave with, and by exit: accuracies, and how many videos leave there.
+
+    Args:
+        num_exits: K.
+        num_classes: length of the logits.
+    """
+
+    def __init__(self, num_exits: int, num_classes: int) -> None:
+        super().__init__()
+        self.taken = ClassificationMetrics(num_classes)
+        self.combined = AccuracyPerExit(num_exits)
+        self.alone = AccuracyPerExit(num_exits)
+        self.exited = FractionPerExit(num_exits)
+
+    def update(self, logits: Tensor, outputs: Tensor, exits: Tensor, labels: Tensor) -> None:
+        """Take in a batch, which may be empty.
+
+        Args:
+            logits: (K, B, num_classes) float, of each exit alone.
+            outputs: (K, B, num_classes) float, combined.
+            exits: (B,) int64, where each video leaves, 0 to K - 1.
+            labels: (B,) int64, or (B, num_classes) probabilities.
+        """
+        if len(exits) == 0:
+            return
+        taken = take(outputs, exits)
+        self.taken.update(taken, labels, F.cross_entropy(taken, labels))
+        self.combined.update(outputs, hard_labels(labels))
+        self.alone.update(logits, hard_labels(labels))
+        self.exited.update(F.one_hot(exits, len(outputs)).T)
+
+    def compute(self, exit_names: Sequence[str]) -> dict[str, Tensor]:
+        """Those of ``ClassificationMetrics``; ``top1``, ``top1_alone`` and ``exited``, each ``/<exit>``."""
+        per_exit = {"top1": self.combined, "top1_alone": self.alone, "exited": self.exited}
+        return self.taken.compute() | {
+            f"{name}/{exit}": value
+            for name, metric in per_exit.items()
+            for exit, value in zip(exit_names, metric.compute(), strict=True)
+        }
+
+    def reset(self) -> None:
+        """Forget everything."""
+        for metric in (self.taken, self.combined, self.alone, self.exited):
+            metric.reset()
 
 
 def hard_labels(labels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What a network says about a batch of videos."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,12 +18,14 @@ class Predictions:
         logits: (B, num_classes) float32.
         seconds: (B,) float64, time spent reading each file.
         failures: videos that could not be read.
+        exits: names of the exits that the B videos left at; empty of networks without.
     """
 
     paths: list[str]
     logits: Tensor
     seconds: Tensor
     failures: list[Failure]
+    exits: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Predictions":
         """The same on another device."""

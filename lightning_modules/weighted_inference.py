@@ -1,10 +1,12 @@
-"""Learned weights over the logits of several networks: score fusion of whole networks, one for each stream.
+"""Learned weights over the logits of early exits, and leaving at the first that is confident enough (WISE).
 
-CoViAR (Wu et al., CVPR 2018) fuses by fixed weights; here they are fitted on videos the networks were not trained on.
+Soufleri, Ravikumar, Roy, "Advancing Compressed Video Action Recognition through Progressive Knowledge Distillation"
+(arXiv 2407.02713), section 3. With networks that have no exit but their own it is plain score fusion, as of CoViAR
+(Wu et al., CVPR 2018), which has fixed weights.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,93 +18,137 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from typing_extensions import override
 
 from datamodules.clip import ClipBatch
-from lightning_modules.agreement import (
-    check_classes,
-    check_labelled,
-    check_same_classes,
-    check_streams,
-    num_classes_of,
-    stream_of,
+from lightning_modules.agreement import check_classes, check_labelled, check_streams, stream_of
+from lightning_modules.analysis.exit_order import cheapest_first
+from lightning_modules.checkpoints import freeze
+from lightning_modules.ensemble import (
+    Connection,
+    average_views,
+    check_threshold,
+    combine,
+    connect,
+    exit_at,
+    fit_exit_scales,
+    take,
 )
-from lightning_modules.checkpoints import TrainedNetwork, build_network, freeze, load_network
-from lightning_modules.ensemble import average_views, combine, fit_scales
-from lightning_modules.metrics import AccuracyPerExit, ClassificationMetrics
+from lightning_modules.exit_networks import STATE as NETWORKS_STATE
+from lightning_modules.exit_networks import ExitNetworks, attach_exits, load_exit_networks
+from lightning_modules.metrics import EarlyExitMetrics, hard_labels
+from lightning_modules.networks.early_exit import EarlyExitNetworks
 from lightning_modules.predictions import Predictions
 
-# What a checkpoint holds beside the weights: the networks' configs, the class names, logits gathered so far.
-STATE = "score_fusion"
+# What a checkpoint holds beside the weights and the networks' configs: the order of exits, logits gathered so far.
+STATE = "weighted_inference"
+CHEAPEST: Literal["cheapest"] = "cheapest"
 
 
-class ScoreFusionModule(LightningModule):
-    """Sum of the logits of trained, frozen networks, each times a scale.
+class WeightedInferenceModule(LightningModule):
+    """Trained, frozen networks with exits in one order; the output of an exit is a weighted sum of the logits so far.
 
     ::
 
-        batch.streams["mv"] ------> network --> logits * scale --+
-        batch.streams["residual"] > network --> logits * scale --+--> fused logits
-        batch.streams["iframe"] --> network --> logits * scale --+
+        batch.streams["mv"] ----> network --> mv/layer1 ------ * scale --> output 1: confident? leave
+                                     |----->  mv/layer2 ---+-- * scales -> output 2: confident? leave
+                                    ...                   ...
+        batch.streams["iframe"] > network --> iframe/final +-- * scales -> output K: whatever is left
 
     ``fit`` is one epoch without gradients: it gathers the logits of all its videos and, with the last batch, solves for
-    the scales. Give it videos the networks were not trained on: ``data.init_args.fit_split: val``. All ranks must make
-    as many steps, as ever in Lightning; a video that comes twice for that, counts once. A checkpoint holds
-    the networks too: ``test`` and ``predict`` from it do not read the files in ``networks``, nor does a resumed fit.
+    the scales of every exit. Give it videos the networks were not trained on, ``data.init_args.fit_split: val``; the
+    paper takes the training videos, ``fit_split: train`` with ``augment: false``; the DataModule refuses ``test``.
+    All ranks must make as many steps, as ever in Lightning; a video that comes twice for that, counts once. A
+    checkpoint holds the networks too: ``test`` and ``predict`` from it read no other file, nor does a resumed fit.
+    ``threshold`` and ``connection`` do not concern the fit: give others to ``test`` and ``predict`` as you like.
 
-    Logs ``val/`` and ``test/`` ``loss``, ``num_videos``, ``top1``, ``top5`` and, of each network alone,
-    ``top1/<stream>``; after fitting ``train/loss`` and ``train/scale/<stream>``.
+    All exits run, whatever the threshold, so that all can be compared; ``lazy_inference`` stops where a video leaves.
+
+    Logs over ``val/`` and ``test/``, of the outputs that videos leave with: ``loss``, ``num_videos``, ``top1``,
+    ``top5``; of every exit: ``top1/<exit>`` of its output, ``top1_alone/<exit>`` of its own logits, ``exited/<exit>``,
+    the fraction of videos that leave there. After fitting, of the last exit, ``train/loss`` (cross-entropy) and
+    ``train/scale/<exit>``.
 
     Args:
-        networks: checkpoint of a ``RecognitionModule`` by stream.
-        l1: weight of the sum of absolute scales beside the cross-entropy.
+        networks: checkpoint of a ``RecognitionModule`` by stream, for score fusion; or
+        exits: checkpoint of a ``ProgressiveDistillationModule``.
+        order: of the exits: names of streams, each for all of its exits, or of exits, e.g. ``mv/layer1``. None: as the
+            networks are listed; the paper has [mv, residual, iframe], its public code [residual, mv, iframe].
+            ``cheapest``: next is what adds the fewest multiply-adds (see ``cheapest_first``).
+        connection: ``scaled``, or an ablation without learned scales (see ``connect``).
+        threshold: softmax probability above which a video leaves, 0 to 1. At 1 all leave at the last exit.
+        l1: weight of the sum of an exit's absolute scales beside the cross-entropy.
+        l1_from: the first exit, counted from 1, to which ``l1`` applies. The paper's are 0.1 and 6.
         non_negative: allow no scale below 0.
+
+    Raises:
+        ValueError: none or both of ``networks`` and ``exits``, or a value that is not allowed.
     """
 
-    def __init__(self, networks: dict[str, str], *, l1: float = 0.0, non_negative: bool = False) -> None:
+    def __init__(
+        self,
+        networks: dict[str, str] | None = None,
+        exits: str | None = None,
+        *,
+        order: list[str] | Literal["cheapest"] | None = None,
+        connection: Connection = "scaled",
+        threshold: float = 1.0,
+        l1: float = 0.1,
+        l1_from: int = 6,
+        non_negative: bool = False,
+    ) -> None:
         super().__init__()
-        if not networks:
-            raise ValueError("expected at least one checkpoint by stream in `model.init_args.networks`, came none")
+        if bool(networks) == bool(exits):
+            raise ValueError(
+                "expected checkpoints by stream in `model.init_args.networks`, or one checkpoint in "
+                f"`model.init_args.exits`, came {networks} and {exits}"
+            )
+        if not l1 >= 0 or l1_from < 1:
+            raise ValueError(
+                f"expected `model.init_args.l1` >= 0 and `model.init_args.l1_from` >= 1, came {l1} and {l1_from}"
+            )
+        connect(connection, torch.ones(1, 1))
         self.save_hyperparameters()
-        self.sources = networks
+        self.sources = networks or {}
+        self.exits = exits
+        self.order = order
+        self.connection = connection
+        self.threshold = check_threshold(threshold)
         self.l1 = l1
+        self.l1_from = l1_from
         self.non_negative = non_negative
-        self.networks = nn.ModuleDict()
-        self.configs: dict[str, dict[str, Any]] = {}
-        self.classes: list[str] = []
-        # A parameter, since optimizers and DistributedDataParallel refuse modules without; its gradient is always 0.
-        self.scales = nn.Parameter(torch.ones(len(networks)))
+        self.exit_networks: ExitNetworks | None = None
         self.gathered: list[tuple[Tensor, Tensor, Tensor]] = []
 
+    @property
+    def weights(self) -> Tensor:
+        """By which the exits are combined: (K, K) float32, lower triangular."""
+        return connect(self.connection, self.scales.detach())
+
     def forward(self, batch: ClipBatch) -> Tensor:
-        """Classify the B videos of a batch: (B, num_classes) float32 logits."""
-        return combine(self.stream_logits(batch), self.scales)
+        """Classify the B videos of a batch: (B, num_classes) float32, what each leaves with."""
+        return take(*self._combine(self.exit_logits(batch)))
 
     @torch.no_grad()
-    def stream_logits(self, batch: ClipBatch) -> Tensor:
-        """The logits of each network alone, averaged over views: (K, B, num_classes) float32."""
+    def exit_logits(self, batch: ClipBatch) -> Tensor:
+        """The logits of each exit alone, averaged over views: (K, B, num_classes) float32, in order."""
+        networks = self.networks
         if len(batch) == 0:
-            return torch.zeros(len(self.networks), 0, self.num_classes, device=self.device)
-        logits = [
-            average_views(network(stream_of(batch, stream, network)).float(), batch.num_views)
-            for stream, network in self.networks.items()
-        ]
-        return torch.stack(logits)
+            return torch.zeros(len(networks.exit_names), 0, networks.num_classes, device=self.device)
+        streams = {stream: stream_of(batch, stream, network) for stream, network in networks.networks.items()}
+        return average_views(networks(streams).float(), batch.num_views).transpose(0, 1)
 
     @override
     def setup(self, stage: str) -> None:
         # A resumed fit gets its networks from the checkpoint, which is read later: missing files may be none of our
-        # business here. `on_fit_start` knows.
-        if stage == "fit" and not self.networks and all(Path(path).is_file() for path in self.sources.values()):
+        # business here. `configure_optimizers` knows.
+        sources = [self.exits] if self.exits else list(self.sources.values())
+        if stage == "fit" and self.exit_networks is None and all(Path(path).is_file() for path in sources):
             self._load_sources()
         self._check_data()
 
     @override
-    def on_fit_start(self) -> None:
-        if not self.networks:
-            self._load_sources()
-
-    @override
-    def train(self, mode: bool = True) -> "ScoreFusionModule":
+    def train(self, mode: bool = True) -> "WeightedInferenceModule":
         super().train(mode)
-        self.networks.eval()
+        if self.exit_networks is not None:
+            self.networks.eval()
         return self
 
     @override
@@ -112,17 +158,19 @@ class ScoreFusionModule(LightningModule):
     @override
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         check_labelled(batch)
+        if self.order == CHEAPEST and not self.gathered:
+            self._put_cheapest_first(batch)
         # A substitute stands for a video that could not be read; it has its own turn anyway.
         kept = ~batch.substituted
-        logits = self.stream_logits(batch).transpose(0, 1)
-        self.gathered.append((batch.indices[kept], logits[kept], batch.labels[kept]))
+        logits = self.exit_logits(batch).transpose(0, 1)
+        self.gathered.append((batch.indices[kept], logits[kept], hard_labels(batch.labels)[kept]))
         if self.trainer.is_last_batch:
             self._fit()
         return 0 * self.scales.sum()
 
     @override
     def on_validation_start(self) -> None:
-        if not self.networks:
+        if self.exit_networks is None:
             raise ValueError(
                 f"{type(self).__name__} has no networks: run `fit`, or give its own checkpoint (--ckpt_path)"
             )
@@ -131,84 +179,105 @@ class ScoreFusionModule(LightningModule):
 
     @override
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:  # type: ignore[override]
-        return self._evaluate(batch, self.val_metrics, self.val_accuracies)
+        return self._evaluate(batch, self.val_metrics)
 
     @override
     def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val", self.val_metrics, self.val_accuracies)
+        self._log_metrics("val", self.val_metrics)
 
     @override
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:  # type: ignore[override]
-        return self._evaluate(batch, self.test_metrics, self.test_accuracies)
+        return self._evaluate(batch, self.test_metrics)
 
     @override
     def on_test_epoch_end(self) -> None:
-        self._log_metrics("test", self.test_metrics, self.test_accuracies)
+        self._log_metrics("test", self.test_metrics)
 
     @override
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:
-        return Predictions(batch.paths, self(batch), batch.seconds, batch.failures)
+        return self._predictions(batch, *self._combine(self.exit_logits(batch)))
 
     @override
     def configure_optimizers(self) -> Optimizer:
+        if self.exit_networks is None:
+            self._load_sources()
         # Changes nothing, but counts: without steps of an optimizer, Lightning writes no checkpoint.
         return SGD([self.scales], lr=0.0)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        assert self.exit_networks is not None
         gathered = list(self._gather()) if self.gathered else []
-        checkpoint[STATE] = {"configs": self.configs, "classes": self.classes, "gathered": gathered}
+        exit_names = list(self.networks.exit_names)
+        checkpoint[NETWORKS_STATE] = self.exit_networks.state()
+        checkpoint[STATE] = {"order": self.order, "exit_names": exit_names, "gathered": gathered}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint[STATE]
-        if state["configs"].keys() != self.sources.keys():
+        state, configs = checkpoint[STATE], checkpoint[NETWORKS_STATE]["configs"]
+        if self.sources and configs.keys() != self.sources.keys():
             raise ValueError(
-                f"the checkpoint fuses {list(state['configs'])}, `model.init_args.networks` names {list(self.sources)}"
+                f"the checkpoint fuses {list(configs)}, `model.init_args.networks` names {list(self.sources)}"
             )
-        networks = {stream: freeze(build_network(config)) for stream, config in state["configs"].items()}
-        self._adopt(networks, state["configs"], state["classes"])
+        if state["order"] != self.order:
+            raise ValueError(
+                f"the checkpoint's scales are for `model.init_args.order: {state['order']}`, came {self.order}; "
+                "correct it, or fit anew in another `run_dir`"
+            )
+        self._adopt(ExitNetworks.from_state(checkpoint[NETWORKS_STATE]))
+        self._put_in_order(state["exit_names"])
         self.gathered = [tuple(state["gathered"])] if state["gathered"] else []
         self._check_data()
 
     def _load_sources(self) -> None:
-        """Read the networks from the checkpoints in ``networks``, and check that they belong together."""
-        trained = {stream: load_network(path) for stream, path in self.sources.items()}
-        first = next(iter(trained.values()))
-        for stream, source in trained.items():
-            _check_source(stream, source, first)
-        networks = {stream: source.network for stream, source in trained.items()}
-        self._adopt(networks, {stream: source.config for stream, source in trained.items()}, first.classes)
+        """Read the networks from the checkpoints that the arguments name."""
+        key = "`model.init_args.exits`"
+        self._adopt(load_exit_networks(self.exits, key=key) if self.exits else attach_exits(self.sources, {}))
+        self._put_in_order(None if self.order == CHEAPEST else self.order)
 
-    def _adopt(self, networks: dict[str, nn.Module], configs: dict[str, dict[str, Any]], classes: list[str]) -> None:
-        """Take over frozen networks, and make the metrics that depend on their classes."""
-        self.networks = nn.ModuleDict(networks)
-        self.configs = configs
-        self.classes = classes
-        self.num_classes = num_classes_of(next(iter(networks.values())))
-        self.val_metrics = ClassificationMetrics(self.num_classes)
-        self.test_metrics = ClassificationMetrics(self.num_classes)
-        self.val_accuracies = AccuracyPerExit(len(networks))
-        self.test_accuracies = AccuracyPerExit(len(networks))
+    def _adopt(self, exit_networks: ExitNetworks) -> None:
+        """Take over networks with exits, and make what depends on their number."""
+        self.exit_networks = exit_networks
+        self.networks = exit_networks.networks
+        num_exits = len(self.networks.exit_names)
+        # A parameter, since optimizers and DistributedDataParallel refuse modules without; its gradient is always 0.
+        self.scales = nn.Parameter(torch.eye(num_exits, device=self.device))
+        self.val_metrics = EarlyExitMetrics(num_exits, self.networks.num_classes)
+        self.test_metrics = EarlyExitMetrics(num_exits, self.networks.num_classes)
+
+    def _put_in_order(self, order: list[str] | None) -> None:
+        networks: Any = dict(self.networks.networks.items())
+        self.networks = EarlyExitNetworks(networks, order=order)
+        freeze(self.networks)
+
+    def _put_cheapest_first(self, batch: ClipBatch) -> None:
+        """Order the exits by what they cost on clips as large as those of ``batch``."""
+        assert self.exit_networks is not None
+        with torch.device("meta"):
+            networks = ExitNetworks.from_state(self.exit_networks.state()).networks
+            clips = {stream: torch.empty(1, *batch.streams[stream].shape[1:]) for stream in networks.networks}
+        self._put_in_order(list(cheapest_first(networks, clips)))
 
     def _check_data(self) -> None:
         """Check the DataModule against the networks, once both are there."""
-        if self.networks and self._trainer is not None:
+        if self.exit_networks is not None and self._trainer is not None:
             datamodule = getattr(self.trainer, "datamodule", None)
-            check_streams(datamodule, self.networks)
+            check_streams(datamodule, self.networks.networks)
             if not self.trainer.predicting:
-                check_classes(datamodule, self.num_classes, self.classes)
+                check_classes(datamodule, self.networks.num_classes, self.exit_networks.classes)
 
     def _fit(self) -> None:
         """Solve for the scales on all ranks alike."""
         _, logits, labels = self._gather()
         self.gathered = []
         logits = logits.transpose(0, 1)
+        penalty: Any = {"l1": self.l1, "l1_from": self.l1_from, "non_negative": self.non_negative}
         with torch.no_grad():
-            self.scales.copy_(fit_scales(logits, labels, l1=self.l1, non_negative=self.non_negative))
-        loss = F.cross_entropy(combine(logits, self.scales.detach()), labels)
-        scales = zip(self.networks, self.scales.detach().clone(), strict=True)
-        values = {"train/loss": loss} | {f"train/scale/{stream}": scale for stream, scale in scales}
+            self.scales.copy_(fit_exit_scales(logits, labels, **penalty))
+        last = self.scales.detach()[-1].clone()
+        scales = zip(self.networks.exit_names, last, strict=True)
+        values = {"train/loss": F.cross_entropy(combine(logits, last), labels)}
+        values |= {f"train/scale/{name}": scale for name, scale in scales}
         self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
     def _gather(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,37 +287,28 @@ class ScoreFusionModule(LightningModule):
         _, first = np.unique(indices.cpu().numpy(), return_index=True)
         return indices[first], logits[first], labels[first]
 
-    def _evaluate(self, batch: ClipBatch, metrics: ClassificationMetrics, accuracies: AccuracyPerExit) -> Predictions:
+    def _combine(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of all exits (K, B, num_classes), and where each video leaves, (B,) int64."""
+        outputs = combine(logits, self.weights)
+        return outputs, exit_at(outputs, self.threshold)
+
+    def _evaluate(self, batch: ClipBatch, metrics: EarlyExitMetrics) -> Predictions:
         """Take in a batch, unless no video of it could be read; callbacks get the predictions."""
-        logits = self.stream_logits(batch)
-        fused = combine(logits, self.scales)
+        logits = self.exit_logits(batch)
+        outputs, exits = self._combine(logits)
         if len(batch):
             check_labelled(batch)
-            metrics.update(fused, batch.labels, F.cross_entropy(fused, batch.labels))
-            accuracies.update(logits, batch.labels)
-        return Predictions(batch.paths, fused, batch.seconds, batch.failures)
+            metrics.update(logits, outputs, exits, batch.labels)
+        return self._predictions(batch, outputs, exits)
 
-    def _log_metrics(self, split: str, metrics: ClassificationMetrics, accuracies: AccuracyPerExit) -> None:
-        for name, value in metrics.compute().items():
+    def _predictions(self, batch: ClipBatch, outputs: Tensor, exits: Tensor) -> Predictions:
+        names = [self.networks.exit_names[place] for place in exits.tolist()]
+        return Predictions(batch.paths, take(outputs, exits), batch.seconds, batch.failures, names)
+
+    def _log_metrics(self, split: str, metrics: EarlyExitMetrics) -> None:
+        for name, value in metrics.compute(self.networks.exit_names).items():
             self.log(f"{split}/{name}", value, prog_bar=name == "top1", sync_dist=True)
-        for stream, value in zip(self.networks, accuracies.compute(), strict=True):
-            self.log(f"{split}/top1/{stream}", value, sync_dist=True)
         metrics.reset()
-        accuracies.reset()
-
-
-def _check_source(stream: str, source: TrainedNetwork, first: TrainedNetwork) -> None:
-    """Check one source against its place and against the first."""
-    key = f"`model.init_args.networks.{stream}`"
-    if source.stream != stream:
-        raise ValueError(f"{key}: expected a network trained on stream {stream!r}, came one on {source.stream!r}")
-    if source.multi_label:
-        raise ValueError(f"{key}: expected a network for one label a video, came one trained with `multi_label: true`")
-    expected, came = num_classes_of(first.network), num_classes_of(source.network)
-    if came != expected:
-        raise ValueError(f"{key}: expected {expected} classes, as the first network has, came {came}")
-    if first.classes and source.classes:
-        check_same_classes(first.classes, source.classes, of=key)
 
 
 def _of_all_ranks(tensor: Tensor) -> list[Tensor]:

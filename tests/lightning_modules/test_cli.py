@@ -181,7 +181,7 @@ def test_a_checkpoint_of_another_model_is_refused(
     other = yaml.safe_load(fitted.read_text())
     other["run_dir"] = str(tmp_path / "run")
     other["model"] = {
-        "class_path": "lightning_modules.weighted_inference.ScoreFusionModule",
+        "class_path": "lightning_modules.weighted_inference.WeightedInferenceModule",
         "init_args": {"networks": {"residual": str(checkpoint)}},
     }
     config = tmp_path / "fusion.yaml"

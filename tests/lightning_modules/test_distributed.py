@@ -51,7 +51,7 @@ def test_fusion_fits_and_tests_on_ranks_that_share_videos_unevenly(
     root = few_videos(tiny_videos, tmp_path / "videos", per_class)
     config = yaml.safe_load(tiny_config.read_text())
     config["model"] = {
-        "class_path": "lightning_modules.weighted_inference.ScoreFusionModule",
+        "class_path": "lightning_modules.weighted_inference.WeightedInferenceModule",
         "init_args": {"networks": {"residual": str(tmp_path / "run" / "checkpoints" / "best.ckpt")}, "l1": 0.01},
     }
     config["data"]["init_args"]["fit_split"] = "val"

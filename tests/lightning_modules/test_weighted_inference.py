@@ -1,4 +1,4 @@
-"""Score fusion: the fit against the pure functions, whole checkpoints, frozen networks, resumed fits, two ranks."""
+"""Weighted inference: fit and exits against the pure functions, whole checkpoints, resumed fits, two ranks."""
 
 import os
 import subprocess
@@ -15,18 +15,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.clip import ClipBatch
-from lightning_modules.ensemble import fit_scales
+from lightning_modules.ensemble import combine, connect, exit_at, fit_exit_scales, take
+from lightning_modules.exit_networks import STATE, attach_exits
 from lightning_modules.networks import resnet10
-from lightning_modules.weighted_inference import ScoreFusionModule
+from lightning_modules.weighted_inference import WeightedInferenceModule
 
 CHANNELS = {"mv": 2, "iframe": 3}
+# Scales of few videos are well defined with a penalty, and found at once.
+PENALTY: dict[str, Any] = {"l1": 0.01, "l1_from": 2}
 
 
 def make_batch(videos: list[int], *, num_views: int = 1, substituted: int | None = None) -> ClipBatch:
     """Videos by number: the same number is the same video."""
 
     def clips(channels: int) -> Tensor:
-        made = [torch.randn(num_views, 1, channels, 32, 32, generator=torch.Generator().manual_seed(i)) for i in videos]
+        made = [make_clip(video, num_views, channels) for video in videos]
         return torch.cat(made) if made else torch.empty(0, 1, channels, 32, 32)
 
     numbers = torch.tensor(videos, dtype=torch.int64)
@@ -40,6 +43,13 @@ def make_batch(videos: list[int], *, num_views: int = 1, substituted: int | None
         substituted=numbers == (-1 if substituted is None else substituted),
         num_views=num_views,
     )
+
+
+def make_clip(video: int, num_views: int, channels: int) -> Tensor:
+    """Noise whose brightness tells something about the label, (num_views, 1, channels, 32, 32)."""
+    generator = torch.Generator().manual_seed(video)
+    brightness = 0.6 * (video * 7 % 3 - 1) + 0.5 * torch.randn((), generator=generator)
+    return torch.randn(num_views, 1, channels, 32, 32, generator=generator) + brightness
 
 
 class Clips(LightningDataModule):
@@ -85,80 +95,202 @@ def sources(tmp_path: Path) -> dict[str, str]:
     return {stream: save_source(tmp_path / f"{stream}.ckpt", stream) for stream in CHANNELS}
 
 
+@pytest.fixture
+def exits(tmp_path: Path, sources: dict[str, str]) -> str:
+    """A checkpoint as ProgressiveDistillationModule leaves it: two streams with four exits each."""
+    torch.manual_seed(3)
+    trained = attach_exits(sources, "linear")
+    state = {f"networks.{name}": value for name, value in trained.networks.state_dict().items()}
+    path = tmp_path / "pkd.ckpt"
+    torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": state, STATE: trained.state()}, path)
+    return str(path)
+
+
+@pytest.fixture(params=["fusion", "exits"])
+def arguments(request: pytest.FixtureRequest, sources: dict[str, str], exits: str) -> dict[str, Any]:
+    """Of a module that fuses two networks, or the eight exits of two."""
+    given: dict[str, Any] = {"networks": sources} if request.param == "fusion" else {"exits": exits}
+    return given | PENALTY
+
+
 def make_trainer(tmp_path: Path, **options: Any) -> Trainer:
     defaults = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_progress_bar": False}
     return Trainer(default_root_dir=tmp_path, enable_model_summary=False, **defaults | options)
 
 
-def logits_of(module: ScoreFusionModule, videos: list[int]) -> Tensor:
+def logits_of(module: WeightedInferenceModule, videos: list[int]) -> Tensor:
     """(K, N, C) float64, one network and one video at a time."""
-    rows = [
-        [network(make_batch([video]).streams[stream])[0] for video in videos]
-        for stream, network in module.networks.items()
-    ]
-    return torch.stack([torch.stack(row) for row in rows]).double()
+    logits = {}
+    for stream, network in module.networks.networks.items():
+        of_exits = torch.stack([network(make_batch([video]).streams[stream])[0] for video in videos], dim=1)
+        logits |= {f"{stream}/{name}": of_exits[place] for place, name in enumerate(network.exit_names)}
+    return torch.stack([logits[name] for name in module.networks.exit_names]).double()
 
 
-def test_fit_finds_the_scales_of_the_pure_function(tmp_path: Path, sources: dict[str, str]) -> None:
-    module, trainer = ScoreFusionModule(sources, l1=0.01), make_trainer(tmp_path)
+def labels_of(videos: list[int]) -> Tensor:
+    return torch.tensor(videos) * 7 % 3
+
+
+def test_fit_finds_the_scales_of_the_pure_function(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    module, trainer = WeightedInferenceModule(**arguments), make_trainer(tmp_path)
     trainer.fit(module, Clips())
     videos = list(range(40))
-    labels = torch.tensor(videos) * 7 % 3
-    expected = fit_scales(logits_of(module, videos), labels, l1=0.01)
+    expected = fit_exit_scales(logits_of(module, videos), labels_of(videos), **PENALTY)
     torch.testing.assert_close(module.scales.detach().double(), expected, rtol=1e-3, atol=1e-3)
     logged = trainer.callback_metrics
-    assert logged["train/scale/mv"] == pytest.approx(expected[0].item(), abs=1e-3)
-    assert "train/loss" in logged
+    assert logged["train/scale/mv/final"] == pytest.approx(expected[-1, len(expected) // 2 - 1].item(), abs=1e-3)
+    full = combine(logits_of(module, videos), expected[-1])
+    assert logged["train/loss"] == pytest.approx(F.cross_entropy(full, labels_of(videos)).item(), abs=1e-5)
 
 
 def test_validation_runs_with_the_fitted_scales(tmp_path: Path, sources: dict[str, str]) -> None:
-    module, trainer = ScoreFusionModule(sources), make_trainer(tmp_path)
+    module, trainer = WeightedInferenceModule(sources), make_trainer(tmp_path)
     trainer.fit(module, Clips())
     after_fit = dict(trainer.callback_metrics)
     (validated,) = trainer.validate(module, Clips(), verbose=False)
     assert {name: value for name, value in after_fit.items() if name in validated} == pytest.approx(validated)
-    assert validated.keys() == {
-        f"val/{name}" for name in ("loss", "num_videos", "top1", "top5", "top1/mv", "top1/iframe")
-    }
+    per_exit = {f"{name}/{exit}" for name in ("top1", "top1_alone", "exited") for exit in ("mv/final", "iframe/final")}
+    assert validated.keys() == {f"val/{name}" for name in {"loss", "num_videos", "top1", "top5"} | per_exit}
     assert validated["val/num_videos"] == 10
 
 
-def test_single_accuracies_are_those_of_the_networks(tmp_path: Path, sources: dict[str, str]) -> None:
-    module = ScoreFusionModule(sources)
-    data = Clips()
-    data.test_dataloader = lambda: loader([make_batch(list(range(30)))])
-    trainer = make_trainer(tmp_path)
+@pytest.mark.parametrize(
+    ("connection", "threshold"), [("scaled", 0.7), ("scaled", 1.0), ("unscaled", 0.87), ("unconnected", 0.8)]
+)
+def test_metrics_are_those_of_the_exits_that_videos_leave_at(
+    tmp_path: Path, exits: str, connection: Any, threshold: float
+) -> None:
+    """Whatever the fit was given: neither connection nor threshold concerns it."""
+    fitted, trainer, data = WeightedInferenceModule(None, exits, **PENALTY), make_trainer(tmp_path), Clips()
+    videos = range(30)
+    trainer.fit(fitted, data)
+    data.test_dataloader = lambda: loader([make_batch(list(videos[:17])), make_batch(list(videos[17:]))])
+    module = WeightedInferenceModule(None, exits, connection=connection, threshold=threshold)
+    checkpoint = trainer.checkpoint_callback.best_model_path
+    (tested,) = make_trainer(tmp_path).test(module, data, ckpt_path=checkpoint, verbose=False)
+    logits, labels = logits_of(module, list(videos)), labels_of(list(videos))
+    outputs = combine(logits, connect(connection, module.scales.detach().double()))
+    left = exit_at(outputs, threshold)
+    assert threshold == 1 or len(left.unique()) > 2
+    taken = take(outputs, left)
+    assert tested["test/loss"] == pytest.approx(F.cross_entropy(taken, labels).item(), rel=1e-4)
+    assert tested["test/top1"] == pytest.approx((taken.argmax(1) == labels).double().mean().item())
+    assert tested["test/num_videos"] == 30
+    for place, name in enumerate(module.networks.exit_names):
+        hits = {"top1": outputs[place].argmax(1) == labels, "top1_alone": logits[place].argmax(1) == labels}
+        for key, value in (hits | {"exited": left == place}).items():
+            assert tested[f"test/{key}/{name}"] == pytest.approx(value.double().mean().item()), (key, name)
+    if threshold == 1:
+        assert tested["test/top1"] == tested["test/top1/iframe/final"]
+
+
+def test_predictions_say_where_a_video_left(tmp_path: Path, exits: str) -> None:
+    module, trainer = WeightedInferenceModule(None, exits, threshold=0.75, **PENALTY), make_trainer(tmp_path)
     trainer.fit(module, Clips())
-    (tested,) = trainer.test(module, data, verbose=False)
-    logits, labels = logits_of(module, list(range(30))), torch.arange(30) * 7 % 3
-    singles = (logits.argmax(2) == labels).float().mean(1)
-    fused = torch.einsum("k,knc->nc", module.scales.detach().double(), logits)
-    assert tested["test/top1/mv"] == pytest.approx(singles[0].item())
-    assert tested["test/top1/iframe"] == pytest.approx(singles[1].item())
-    assert tested["test/top1"] == pytest.approx((fused.argmax(1) == labels).float().mean().item())
-    assert tested["test/loss"] == pytest.approx(F.cross_entropy(fused, labels).item(), rel=1e-5)
+    first, _, last = trainer.predict(module, Clips())
+    outputs = combine(logits_of(module, list(range(40, 46))), module.scales.detach().double())
+    left = exit_at(outputs, 0.75)
+    assert first.exits == [module.networks.exit_names[place] for place in left]
+    assert len(set(first.exits)) > 1
+    torch.testing.assert_close(first.logits.double(), take(outputs, left), rtol=1e-4, atol=1e-4)
+    assert len(last.exits) == 4
+
+
+CODES_ORDER = ["iframe", "mv/layer1", "mv/layer2", "mv/layer3", "mv/final"]
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (None, ("mv", "iframe")),
+        (["iframe", "mv"], ("iframe", "mv")),
+        (CODES_ORDER, ("iframe", "mv")),
+        ("cheapest", ("mv", "iframe")),  # two channels instead of three
+    ],
+)
+def test_exits_come_in_the_order_asked_for(tmp_path: Path, exits: str, order: Any, expected: tuple[str, str]) -> None:
+    names = [f"{stream}/{name}" for stream in expected for name in ("layer1", "layer2", "layer3", "final")]
+    module, trainer = WeightedInferenceModule(None, exits, order=order, **PENALTY), make_trainer(tmp_path)
+    trainer.fit(module, Clips())
+    assert list(module.networks.exit_names) == names
+    videos = list(range(40))
+    scales = fit_exit_scales(logits_of(module, videos), labels_of(videos), **PENALTY)
+    torch.testing.assert_close(module.scales.detach().double(), scales, rtol=1e-3, atol=1e-3)
+    path = trainer.checkpoint_callback.best_model_path
+    rebuilt = WeightedInferenceModule.load_from_checkpoint(path, weights_only=True)
+    assert list(rebuilt.networks.exit_names) == names
+    assert torch.equal(rebuilt(make_batch([50, 51])), module(make_batch([50, 51])))
+
+
+def test_cheapest_reverses_streams_where_that_is_cheaper(tmp_path: Path, sources: dict[str, str]) -> None:
+    reverse = {stream: sources[stream] for stream in ("iframe", "mv")}
+    for order, first in ((None, "iframe"), ("cheapest", "mv")):
+        module = WeightedInferenceModule(reverse, order=order)
+        make_trainer(tmp_path).fit(module, Clips())
+        assert module.networks.exit_names[0] == f"{first}/final"
+
+
+def test_a_checkpoint_of_another_order_is_refused(tmp_path: Path, exits: str) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.fit(WeightedInferenceModule(None, exits, **PENALTY), Clips())
+    path = trainer.checkpoint_callback.best_model_path
+    for order in (["iframe", "mv"], "cheapest"):
+        other = WeightedInferenceModule(None, exits, order=order)
+        with pytest.raises(ValueError, match=r"scales are for `model.init_args.order: None`, came .* fit anew"):
+            make_trainer(tmp_path).test(other, Clips(), ckpt_path=path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, r"expected checkpoints by stream in `model\.init_args\.networks`, or one .* came None and None"),
+        ({"networks": {"mv": "a"}, "exits": "b"}, r"`model\.init_args\.exits`, came {'mv': 'a'} and b"),
+        ({"exits": "a", "threshold": 1.5}, r"`model\.init_args\.threshold`: expected from 0 .* came 1\.5"),
+        ({"exits": "a", "connection": "loose"}, r"`model\.init_args\.connection`: expected one of .* 'loose'"),
+        ({"exits": "a", "l1": -1.0}, r"`model\.init_args\.l1` >= 0 .*came -1\.0 and 6"),
+        ({"exits": "a", "l1_from": 0}, r"`model\.init_args\.l1_from` >= 1, came 0\.1 and 0"),
+    ],
+)
+def test_values_that_are_not_allowed_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        WeightedInferenceModule(**arguments)
+
+
+def test_exits_that_cannot_be_used_are_refused(tmp_path: Path, sources: dict[str, str], exits: str) -> None:
+    for path, order, error, message in [
+        ("/nowhere.ckpt", None, FileNotFoundError, r"no such checkpoint: /nowhere.*`model\.init_args\.exits`"),
+        (
+            sources["mv"],
+            None,
+            ValueError,
+            r"a checkpoint of a ProgressiveDistillationModule \(`model\.init_args\.exits`",
+        ),
+        (exits, ["iframe"], ValueError, r"`order`: expected each of .* came \['iframe'\]"),
+    ]:
+        with pytest.raises(error, match=message):
+            make_trainer(tmp_path).fit(WeightedInferenceModule(None, path, order=order), Clips())
 
 
 def test_substitutes_do_not_count(tmp_path: Path, sources: dict[str, str]) -> None:
     scales = []
     for batches in ([make_batch(list(range(20)))], [make_batch(list(range(21)), substituted=20)]):
-        module = ScoreFusionModule(sources)
+        module = WeightedInferenceModule(sources)
         make_trainer(tmp_path).fit(module, loader(batches))
         scales.append(module.scales.detach())
     assert torch.equal(*scales)
 
 
-def test_a_checkpoint_is_whole(tmp_path: Path, sources: dict[str, str]) -> None:
-    module, trainer = ScoreFusionModule(sources), make_trainer(tmp_path)
+def test_a_checkpoint_is_whole(tmp_path: Path, arguments: dict[str, Any], sources: dict[str, str], exits: str) -> None:
+    module, trainer = WeightedInferenceModule(**arguments), make_trainer(tmp_path)
     trainer.fit(module, Clips())
     (expected,) = trainer.test(module, Clips(), verbose=False)
-    for path in sources.values():
-        Path(path).unlink()
+    for source in (*sources.values(), exits):
+        Path(source).unlink()
     path = trainer.checkpoint_callback.best_model_path
-    fresh = ScoreFusionModule(sources)
+    fresh = WeightedInferenceModule(**arguments)
     (tested,) = make_trainer(tmp_path).test(fresh, Clips(), ckpt_path=path, weights_only=True, verbose=False)
     assert tested == expected
-    rebuilt = ScoreFusionModule.load_from_checkpoint(path, weights_only=True)
+    rebuilt = WeightedInferenceModule.load_from_checkpoint(path, weights_only=True)
     predictions = make_trainer(tmp_path).predict(rebuilt, Clips())
     assert [tuple(p.logits.shape) for p in predictions] == [(6, 3), (0, 3), (4, 3)]
     assert not any(parameter.requires_grad for parameter in rebuilt.networks.parameters())
@@ -166,33 +298,29 @@ def test_a_checkpoint_is_whole(tmp_path: Path, sources: dict[str, str]) -> None:
 
 def test_a_checkpoint_of_other_streams_is_refused(tmp_path: Path, sources: dict[str, str]) -> None:
     trainer = make_trainer(tmp_path)
-    trainer.fit(ScoreFusionModule(sources), Clips())
+    trainer.fit(WeightedInferenceModule(sources), Clips())
     path = trainer.checkpoint_callback.best_model_path
     with pytest.raises(ValueError, match=r"the checkpoint fuses \['mv', 'iframe'\], .* names \['mv'\]"):
-        make_trainer(tmp_path).test(ScoreFusionModule({"mv": sources["mv"]}), Clips(), ckpt_path=path)
+        make_trainer(tmp_path).test(WeightedInferenceModule({"mv": sources["mv"]}), Clips(), ckpt_path=path)
 
 
-def test_networks_stay_as_they_are(tmp_path: Path, sources: dict[str, str]) -> None:
-    module = ScoreFusionModule(sources)
+def test_networks_stay_as_they_are(tmp_path: Path, exits: str) -> None:
+    module = WeightedInferenceModule(None, exits, **PENALTY)
     make_trainer(tmp_path, max_epochs=2).fit(module.train(), Clips())
-    for stream, path in sources.items():
-        for name, value in torch.load(path)["state_dict"].items():
-            assert torch.equal(module.networks[stream].state_dict()[name.removeprefix("network.")], value)
+    for name, value in torch.load(exits)["state_dict"].items():
+        assert torch.equal(module.state_dict()[name], value)
     assert not any(part.training for part in module.train().networks.modules())
 
 
 @pytest.mark.parametrize("keep_sources", [True, False])
 @pytest.mark.parametrize("step", [1, 3, 4])
-def test_a_resumed_fit_finds_the_same_scales(
-    tmp_path: Path, sources: dict[str, str], step: int, keep_sources: bool
-) -> None:
-    module = ScoreFusionModule(sources)
+def test_a_resumed_fit_finds_the_same_scales(tmp_path: Path, exits: str, step: int, keep_sources: bool) -> None:
+    module = WeightedInferenceModule(None, exits, order="cheapest", **PENALTY)
     saving = ModelCheckpoint(tmp_path / "steps", every_n_train_steps=1, save_top_k=-1, filename="{step}")
     make_trainer(tmp_path, callbacks=[saving]).fit(module, Clips())
     if not keep_sources:
-        for path in sources.values():
-            Path(path).unlink()
-    resumed = ScoreFusionModule(sources)
+        Path(exits).unlink()
+    resumed = WeightedInferenceModule(None, exits, order="cheapest", **PENALTY)
     data = Clips()
     batches = list(data.train_dataloader())
     # The loader that resumes is the DataModule's business: here it hands out what is left.
@@ -219,7 +347,7 @@ def test_sources_that_do_not_belong_together_are_refused(
 ) -> None:
     sources["iframe"] = save_source(tmp_path / "other.ckpt", "iframe", **source)
     with pytest.raises(ValueError, match=message):
-        make_trainer(tmp_path).fit(ScoreFusionModule(sources), Clips())
+        make_trainer(tmp_path).fit(WeightedInferenceModule(sources), Clips())
 
 
 def test_data_of_other_classes_or_streams_is_refused(tmp_path: Path, sources: dict[str, str]) -> None:
@@ -230,12 +358,12 @@ def test_data_of_other_classes_or_streams_is_refused(tmp_path: Path, sources: di
         data = Clips()
         vars(data).update(attributes)
         with pytest.raises(ValueError, match=message):
-            make_trainer(tmp_path).fit(ScoreFusionModule(sources), data)
+            make_trainer(tmp_path).fit(WeightedInferenceModule(sources), data)
 
 
 def test_a_missing_source_is_named(tmp_path: Path, sources: dict[str, str]) -> None:
     with pytest.raises(FileNotFoundError, match=r"no such checkpoint: /nowhere\.ckpt"):
-        make_trainer(tmp_path).fit(ScoreFusionModule(sources | {"mv": "/nowhere.ckpt"}), Clips())
+        make_trainer(tmp_path).fit(WeightedInferenceModule(sources | {"mv": "/nowhere.ckpt"}), Clips())
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])
@@ -245,13 +373,13 @@ def test_a_damaged_source_is_named(tmp_path: Path, sources: dict[str, str], cont
     with pytest.raises(
         ValueError, match=rf"{path}: expected a whole Lightning checkpoint .*`model\.init_args\.networks`"
     ):
-        make_trainer(tmp_path).fit(ScoreFusionModule(sources), Clips())
+        make_trainer(tmp_path).fit(WeightedInferenceModule(sources), Clips())
 
 
 def test_testing_before_fitting_is_refused(tmp_path: Path, sources: dict[str, str]) -> None:
     for verb in ("validate", "test", "predict"):
         with pytest.raises(ValueError, match="has no networks: run `fit`"):
-            getattr(make_trainer(tmp_path), verb)(ScoreFusionModule(sources), Clips())
+            getattr(make_trainer(tmp_path), verb)(WeightedInferenceModule(sources), Clips())
 
 
 RANKS = """
@@ -261,7 +389,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.epoch_sampler import EpochSampler
-from module_under_test import Clips, ScoreFusionModule, make_batch, make_trainer
+from module_under_test import Clips, WeightedInferenceModule, make_batch, make_trainer
 
 
 class Shards(Clips):
@@ -281,39 +409,44 @@ class Keys:
 
 
 torch.set_num_threads(1)
-path, num_videos, *sources = sys.argv[1:]
-num_videos = int(num_videos)
-module = ScoreFusionModule(dict(zip(("mv", "iframe"), sources)), l1=0.01)
-trainer = make_trainer(None, enable_checkpointing=False, strategy="ddp", devices=2, use_distributed_sampler=False)
-trainer.fit(module, Shards())
+path, sizes, *sources = sys.argv[1:]
+scales = {}
+for num_videos in map(int, sizes.split(",")):
+    module = WeightedInferenceModule(dict(zip(("mv", "iframe"), sources)), l1=0.01, l1_from=2)
+    trainer = make_trainer(None, enable_checkpointing=False, strategy="ddp", devices=2, use_distributed_sampler=False)
+    trainer.fit(module, Shards())
+    assert trainer.world_size == 2
+    scales[num_videos] = module.scales.detach()
 if trainer.is_global_zero:
-    torch.save(module.scales.detach(), path)
+    torch.save(scales, path)
 """
 
 
-@pytest.mark.parametrize("num_videos", [1, 13, 40])
-def test_two_ranks_find_the_scales_of_one(tmp_path: Path, sources: dict[str, str], num_videos: int) -> None:
+def test_two_ranks_find_the_scales_of_one(tmp_path: Path, sources: dict[str, str]) -> None:
     """The videos in order, six a batch: on two ranks 13 make shards of seven and six, one makes but one."""
-    module = ScoreFusionModule(sources, l1=0.01)
-    videos = list(range(num_videos))
-    make_trainer(tmp_path).fit(module, loader([make_batch(videos, substituted=3)]))
+    expected = {}
+    for num_videos in (1, 13, 40):
+        module = WeightedInferenceModule(sources, l1=0.01, l1_from=2)
+        make_trainer(tmp_path).fit(module, loader([make_batch(list(range(num_videos)), substituted=3)]))
+        expected[num_videos] = module.scales.detach()
     (tmp_path / "run.py").write_text(RANKS)
     (tmp_path / "module_under_test.py").write_text(Path(__file__).read_text())
     result = tmp_path / "scales.pt"
+    sizes = ",".join(map(str, expected))
     subprocess.run(
-        [sys.executable, tmp_path / "run.py", result, str(num_videos), sources["mv"], sources["iframe"]],
+        [sys.executable, tmp_path / "run.py", result, sizes, sources["mv"], sources["iframe"]],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
         check=True,
-        timeout=60,
+        timeout=90,
         capture_output=True,
     )
-    torch.testing.assert_close(torch.load(result), module.scales.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.load(result), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_batches_without_videos_change_nothing(tmp_path: Path, sources: dict[str, str]) -> None:
     scales = []
     for empty in ([], [make_batch([])]):
-        module = ScoreFusionModule(sources)
+        module = WeightedInferenceModule(sources)
         make_trainer(tmp_path).fit(module, loader([*empty, make_batch(list(range(20))), *empty]))
         scales.append(module.scales.detach())
     assert torch.equal(*scales)
