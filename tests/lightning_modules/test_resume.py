@@ -61,14 +61,17 @@ def run_with_kill(
 ) -> Callable[..., dict[str, Any]]:
     """Fit in `name`, killed at event `at` (-1: never) and started again.
 
-    Returns what it left, and the events of its last process.
+    `changes` are laid over sections of the tiny configuration. Returns what it left, and the events of its last
+    process.
     """
     (tmp_path / "killer.py").write_text(KILLER)
     monkeypatch.syspath_prepend(tmp_path)
 
-    def run(name: str, at: int = -1, *options: object) -> dict[str, Any]:
+    def run(name: str, at: int = -1, *options: object, changes: dict[str, Any] | None = None) -> dict[str, Any]:
         marker = tmp_path / f"{name}.marker"
         config = yaml.safe_load(tiny_config.read_text())
+        for section, values in (changes or {}).items():
+            config[section] |= values
         config["run_dir"] = str(tmp_path / name)
         config["trainer"]["callbacks"] = [{"class_path": "killer.Kill", "init_args": {"marker": str(marker), "at": at}}]
         path = tmp_path / f"{name}.yaml"
@@ -128,3 +131,43 @@ def test_workers_change_nothing(run_with_kill: Callable[..., dict[str, Any]]) ->
     undisturbed = run_with_kill("undisturbed")
     middle = [i for i, event in enumerate(undisturbed["events"]) if event == "batch start"][7]
     assert_same(run_with_kill("workers", middle, "--data.init_args.num_workers", 2), undisturbed)
+
+
+@pytest.fixture
+def distillation(tmp_path: Path, save_network: Callable[..., str], tiny_config: Path) -> dict[str, Any]:
+    """What makes the tiny configuration one of progressive distillation: three stages of an epoch each."""
+    streams = ["mv", "residual", "iframe"]
+    model = {
+        "class_path": "lightning_modules.progressive_distillation.ProgressiveDistillationModule",
+        "init_args": {
+            "networks": {stream: save_network(tmp_path, stream) for stream in streams},
+            "exits": "linear",
+            "stages": {"class_path": "callbacks.ProgressiveStages", "init_args": {"teachers": streams}},
+            "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
+            "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.ExponentialLR", "init_args": {"gamma": 0.5}},
+        },
+    }
+    model["init_args"]["stages"]["init_args"]["restart_lr"] = True
+    data = yaml.safe_load(tiny_config.read_text())["data"]
+    data["init_args"] |= {"streams": streams, "size": 32}
+    return {"model": model, "data": data, "trainer": {"max_epochs": 3}}
+
+
+def test_distillation_killed_in_a_stage_and_at_a_switch_ends_with_the_same_exits(
+    run_with_kill: Callable[..., dict[str, Any]], distillation: dict[str, Any]
+) -> None:
+    undisturbed = run_with_kill("undisturbed", changes=distillation)
+    events = undisturbed["events"]
+    starts = [i for i, event in enumerate(events) if event == "batch start"]
+    switch = events.index("epoch end") + 1
+    for name, at in (("within the second stage", starts[7]), ("at the first switch", switch)):
+        assert_same(run_with_kill(name, at, changes=distillation), undisturbed)
+
+
+@pytest.mark.slow
+def test_distillation_killed_at_every_event_ends_with_the_same_exits(
+    run_with_kill: Callable[..., dict[str, Any]], distillation: dict[str, Any]
+) -> None:
+    undisturbed = run_with_kill("undisturbed", changes=distillation)
+    for at in range(len(undisturbed["events"])):
+        assert_same(run_with_kill(f"killed at {at}", at, changes=distillation), undisturbed)
