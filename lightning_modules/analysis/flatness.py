@@ -88,7 +88,7 @@ class OffersFlatnessTargets(Protocol):
 
 @dataclass(frozen=True)
 class FlatnessMeasurement:
-    """What to spend on one network. The defaults cost some 20 Hessian-vector products, and 160 forward passes.
+    """What to spend on one network. The defaults cost some 20 Hessian-vector products, and 120 forward passes.
 
     Args:
         num_probes: of the trace.
@@ -108,7 +108,7 @@ class FlatnessMeasurement:
     num_directions: int = 2
     radius: float = 0.5
     line_points: int = 21
-    plane_points: int = 11
+    plane_points: int = 9
     seed: int = 0
 
     def __call__(

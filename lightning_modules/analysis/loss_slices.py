@@ -74,7 +74,7 @@ def loss_lines(
     return LossLines(steps, losses)
 
 
-def loss_plane(surface: LossSurface, *, radius: float = 0.5, num_points: int = 11, seed: int = 0) -> LossPlane:
+def loss_plane(surface: LossSurface, *, radius: float = 0.5, num_points: int = 9, seed: int = 0) -> LossPlane:
     """Slice the loss along the plane of the first two directions of ``loss_lines``.
 
     The directions are drawn independently, as in the paper: among many parameters they are all but orthogonal.
