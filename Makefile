@@ -8,10 +8,6 @@ UT_INTERACTION ?= data/ut_interaction
 .PHONY: help install demo demo-figures ut-interaction-figures test test-slow lint bench-reader
 .NOTPARALLEL:
 
-# glibc: freed tensors stay in the process, which takes a tenth off a training step on CPUs.
-export MALLOC_MMAP_THRESHOLD_ := 1000000000
-export MALLOC_TRIM_THRESHOLD_ := 4000000000
-
 # The demo: every step is a command that a user could type, and is left out where its result is there.
 STREAMS := mv residual iframe
 UNSEEN = data/demo/test/*/*_0000?.mp4

@@ -23,6 +23,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, auto_cli
 
+from lightning_modules.freed_memory import keep_freed_memory
 from lightning_modules.run_directory import RunFinished
 
 EXPECTED = (ArgumentError, ValueError, OSError, ModuleNotFoundError)
@@ -107,6 +108,7 @@ def _run(args: list[str]) -> None:
     from lightning_modules.trainer_cli import TrainerCLI
 
     _quiet()
+    keep_freed_memory()
     TrainerCLI(args, epilog=f"plain commands, each with its own --help: {', '.join(COMMANDS)}")
 
 

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import override
@@ -17,8 +16,9 @@ from lightning_modules.analysis.flatness import FlatnessTarget
 from lightning_modules.analysis.loss_surface import cross_entropy
 from lightning_modules.checkpoints import without_weights
 from lightning_modules.ensemble import average_views
+from lightning_modules.hyper_parameters import live_arguments
 from lightning_modules.metrics import ClassificationMetrics, hard_labels
-from lightning_modules.parameter_rules import ParameterRule, build_optimizer, build_scheduler
+from lightning_modules.parameter_rules import ParameterRule, build_optimizer, with_schedule
 from lightning_modules.predictions import Predictions
 
 
@@ -59,7 +59,7 @@ class RecognitionModule(LightningModule):
         super().__init__()
         if multi_label and label_smoothing:
             raise ValueError(f"expected `label_smoothing: 0` with `multi_label: true`, came {label_smoothing}")
-        self.save_hyperparameters(ignore=_live_arguments())
+        self.save_hyperparameters(ignore=live_arguments("network", "optimizer", "lr_scheduler", "parameter_rules"))
         self.network = network
         self.stream = stream
         self.optimizer = optimizer
@@ -145,14 +145,7 @@ class RecognitionModule(LightningModule):
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = build_optimizer(self.optimizer, self.network, self.parameter_rules)
-        if self.lr_scheduler is None:
-            return {"optimizer": optimizer}
-        scheduler = build_scheduler(self.lr_scheduler, optimizer)
-        monitor = getattr(scheduler, "monitor", None)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_interval, "monitor": monitor},
-        }
+        return with_schedule(optimizer, self.lr_scheduler, self.lr_interval)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -192,13 +185,6 @@ class RecognitionModule(LightningModule):
 
 def _sum(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
-
-
-def _live_arguments() -> list[str]:
-    """Arguments that hold objects, which no checkpoint should: all but plain values, unless built from a config."""
-    if _given_hyperparameters.get() is not None:
-        return []
-    return ["network", "optimizer", "lr_scheduler", "parameter_rules"]
 
 
 def _multi_label_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from datamodules.bitstream import CompressedVideo, build_index, encode_frames, reencode
 from datamodules.bitstream.index import VideoIndex
+from lightning_modules.freed_memory import keep_freed_memory
 
 NUM_GOPS, GOP_SIZE, WIDTH, HEIGHT = 10, 12, 340, 256
 OTHERS = ("least", "ours + open", "decord RGB", "PyAV RGB")
@@ -233,6 +234,7 @@ def encoded(videos: list[Path], codec: str, folder: Path) -> list[str]:
 
 
 def main() -> None:
+    keep_freed_memory()  # as the command line does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("videos", nargs="*", type=Path, help="videos to measure; the synthetic scene if none")
     parser.add_argument("--rounds", type=int, default=40)
