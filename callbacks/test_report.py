@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks.all_ranks import gather_objects
-from datamodules.clip import ClipBatch
+from datamodules.clip import ClipBatch, LazyClipBatch
 from datamodules.whole_file import open_whole
 
 
@@ -92,7 +92,7 @@ class TestReport(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not isinstance(batch, ClipBatch):
+        if not isinstance(batch, ClipBatch | LazyClipBatch):
             return
         logits = getattr(outputs, "logits", None)
         counts = None

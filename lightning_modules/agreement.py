@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from datamodules.clip import ClipBatch
+from datamodules.clip import ClipBatch, LazyClipBatch
 
 
 def num_classes_of(network: nn.Module) -> int:
@@ -72,12 +72,17 @@ def check_same_classes(expected: Sequence[str], came: Sequence[str], *, of: str)
         )
 
 
-def stream_of(batch: ClipBatch, stream: str, network: nn.Module) -> Tensor:
+def stream_of(batch: ClipBatch | LazyClipBatch, stream: str, network: nn.Module) -> Tensor:
     """The clips (B * V, T, C, H, W) of one stream, with as many channels as ``network`` takes.
 
     Raises:
-        ValueError: the batch has no such stream, or it has other channels.
+        ValueError: the batch is lazy, has no such stream, or it has other channels.
     """
+    if isinstance(batch, LazyClipBatch):
+        raise ValueError(
+            "expected clips that have been read, came lazy ones, which `WeightedInferenceModule` alone reads; set "
+            "`data.init_args.lazy: false`"
+        )
     if stream not in batch.streams:
         raise ValueError(f"the model needs stream {stream!r}, the batch has {list(batch.streams)}; see `data.streams`")
     clips = batch.streams[stream]
@@ -90,7 +95,7 @@ def stream_of(batch: ClipBatch, stream: str, network: nn.Module) -> Tensor:
     return clips
 
 
-def check_labelled(batch: ClipBatch, *, multi_label: bool = False) -> None:
+def check_labelled(batch: ClipBatch | LazyClipBatch, *, multi_label: bool = False) -> None:
     """Check that every video of a batch has a label, and of the kind that the model learns.
 
     Raises:

@@ -119,19 +119,28 @@ class EarlyExitMetrics(nn.Module):
         """
         if len(exits) == 0:
             return
-        taken = take(outputs, exits)
-        self.taken.update(taken, labels, F.cross_entropy(taken, labels))
+        self.update_taken(take(outputs, exits), exits, labels)
         self.combined.update(outputs, hard_labels(labels))
         self.alone.update(logits, hard_labels(labels))
-        self.exited.update(F.one_hot(exits, len(outputs)).T)
+
+    def update_taken(self, taken: Tensor, exits: Tensor, labels: Tensor) -> None:
+        """As ``update``, where no more is known than what videos left with, ``taken`` (B, num_classes) float."""
+        if len(exits) == 0:
+            return
+        self.taken.update(taken, labels, F.cross_entropy(taken, labels))
+        self.exited.update(F.one_hot(exits, len(self.exited.hits)).T)
+        nothing = taken.new_empty(len(self.exited.hits), 0, taken.shape[1])
+        for metric in (self.combined, self.alone):  # which torchmetrics would miss
+            metric.update(nothing, labels[:0])
 
     def compute(self, exit_names: Sequence[str]) -> dict[str, Tensor]:
-        """Those of ``ClassificationMetrics``; ``top1``, ``top1_alone`` and ``exited``, each ``/<exit>``."""
+        """Those of ``ClassificationMetrics``; ``top1``, ``top1_alone`` and ``exited``, each ``/<exit>``, if known."""
         per_exit = {"top1": self.combined, "top1_alone": self.alone, "exited": self.exited}
         return self.taken.compute() | {
             f"{name}/{exit}": value
             for name, metric in per_exit.items()
             for exit, value in zip(exit_names, metric.compute(), strict=True)
+            if not value.isnan()
         }
 
     def reset(self) -> None:

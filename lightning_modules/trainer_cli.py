@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.csv_log import CsvLog
+from callbacks.efficiency import Efficiency
 from callbacks.fit_report import FitReport
 from callbacks.partial_epoch import PartialEpoch
 from callbacks.plain_progress import PlainProgress
@@ -177,8 +178,9 @@ class TrainerCLI(LightningCLI):
             return [*callbacks, StepSeeds(self.option("seed_everything"))]
         if self.subcommand == "fit":
             return [*callbacks, *self._fit_callbacks()]
-        report = PredictionWriter(run.predictions) if self.subcommand == "predict" else TestReport(run.path)
-        return [*callbacks, report]
+        if self.subcommand == "predict":
+            return [*callbacks, PredictionWriter(run.predictions)]
+        return [*callbacks, TestReport(run.path), Efficiency(run.path)]
 
     def _fit_callbacks(self) -> list[pl.Callback]:
         run = self.run_directory

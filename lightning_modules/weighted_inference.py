@@ -17,7 +17,7 @@ from torch.optim import SGD, Optimizer
 from torchmetrics.utilities.distributed import gather_all_tensors
 from typing_extensions import override
 
-from datamodules.clip import ClipBatch
+from datamodules.clip import ClipBatch, LazyClipBatch
 from lightning_modules.agreement import check_classes, check_labelled, check_streams, stream_of
 from lightning_modules.analysis.exit_order import cheapest_first
 from lightning_modules.checkpoints import freeze
@@ -33,6 +33,7 @@ from lightning_modules.ensemble import (
 )
 from lightning_modules.exit_networks import STATE as NETWORKS_STATE
 from lightning_modules.exit_networks import ExitNetworks, attach_exits, load_exit_networks
+from lightning_modules.lazy_inference import lazy_infer
 from lightning_modules.metrics import EarlyExitMetrics, hard_labels
 from lightning_modules.networks.early_exit import EarlyExitNetworks
 from lightning_modules.predictions import Predictions
@@ -59,7 +60,9 @@ class WeightedInferenceModule(LightningModule):
     checkpoint holds the networks too: ``test`` and ``predict`` from it read no other file, nor does a resumed fit.
     ``threshold`` and ``connection`` do not concern the fit: give others to ``test`` and ``predict`` as you like.
 
-    All exits run, whatever the threshold, so that all can be compared; ``lazy_inference`` stops where a video leaves.
+    All exits run, whatever the threshold, so that all can be compared. ``test`` and ``predict`` of lazy clips,
+    ``data.init_args.lazy: true``, stop decoding and computing where a video leaves (see ``lazy_infer``); of exits,
+    they log ``exited`` alone.
 
     Logs over ``val/`` and ``test/``, of the outputs that videos leave with: ``loss``, ``num_videos``, ``top1``,
     ``top5``; of every exit: ``top1/<exit>`` of its output, ``top1_alone/<exit>`` of its own logits, ``exited/<exit>``,
@@ -186,7 +189,9 @@ class WeightedInferenceModule(LightningModule):
         self._log_metrics("val", self.val_metrics)
 
     @override
-    def test_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:  # type: ignore[override]
+    def test_step(self, batch: ClipBatch | LazyClipBatch, batch_idx: int) -> Predictions:  # type: ignore[override]
+        if isinstance(batch, LazyClipBatch):
+            return self._evaluate_lazily(batch, self.test_metrics)
         return self._evaluate(batch, self.test_metrics)
 
     @override
@@ -194,7 +199,9 @@ class WeightedInferenceModule(LightningModule):
         self._log_metrics("test", self.test_metrics)
 
     @override
-    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:
+    def predict_step(self, batch: ClipBatch | LazyClipBatch, batch_idx: int) -> Predictions:
+        if isinstance(batch, LazyClipBatch):
+            return lazy_infer(self.networks, self.weights, self.threshold, batch)
         return self._predictions(batch, *self._combine(self.exit_logits(batch)))
 
     @override
@@ -300,6 +307,13 @@ class WeightedInferenceModule(LightningModule):
             check_labelled(batch)
             metrics.update(logits, outputs, exits, batch.labels)
         return self._predictions(batch, outputs, exits)
+
+    def _evaluate_lazily(self, batch: LazyClipBatch, metrics: EarlyExitMetrics) -> Predictions:
+        """As ``_evaluate``, but nothing is known of exits behind those that videos left at."""
+        check_labelled(batch)
+        found = lazy_infer(self.networks, self.weights, self.threshold, batch)
+        metrics.update_taken(found.logits, found.places.to(found.logits.device), batch.labels)
+        return found
 
     def _predictions(self, batch: ClipBatch, outputs: Tensor, exits: Tensor) -> Predictions:
         names = [self.networks.exit_names[place] for place in exits.tolist()]
