@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numba import njit
 from torch import Tensor
 
 Connection = Literal["scaled", "unscaled", "unconnected", "divided"]
@@ -26,6 +27,7 @@ CONNECTIONS: dict[Connection, Callable[[Tensor], Tensor]] = {
 TOLERANCE = 1e-9
 MAX_STEPS = 200
 MAX_SWEEPS = 2000
+TINY = float(np.finfo(np.float64).tiny)
 
 
 def average_views(logits: Tensor, num_views: int) -> Tensor:
@@ -193,20 +195,23 @@ def _newton_target(scales: Tensor, gradient: Tensor, hessian: Tensor, l1: float,
     return torch.from_numpy(target).to(scales.device)
 
 
+@njit(cache=True)
 def _coordinate_descent(
     scales: np.ndarray, gradient: np.ndarray, hessian: np.ndarray, l1: float, non_negative: bool
 ) -> np.ndarray:
     """Minimise gradient.d + d.hessian.d / 2 + l1 |scales + d|, one coordinate at a time; returns scales + d."""
     target = scales.copy()
-    curvature = np.maximum(hessian.diagonal(), np.finfo(np.float64).tiny)
     for _ in range(MAX_SWEEPS):
-        before = target.copy()
+        largest = 0.0
         for k in range(len(target)):
-            slope = gradient[k] + hessian[k] @ (target - scales)
-            wanted, amount = target[k] - slope / curvature[k], l1 / curvature[k]
-            shrunk = np.sign(wanted) * max(abs(wanted) - amount, 0)
-            target[k] = max(shrunk, 0.0) if non_negative else shrunk
-        if np.abs(target - before).max() <= TOLERANCE / 100:
+            curvature = max(hessian[k, k], TINY)
+            wanted = target[k] - (gradient[k] + (hessian[k] * (target - scales)).sum()) / curvature
+            shrunk = max(wanted - l1 / curvature, 0.0)
+            if not non_negative:
+                shrunk += min(wanted + l1 / curvature, 0.0)
+            largest = max(largest, abs(shrunk - target[k]))
+            target[k] = shrunk
+        if largest <= TOLERANCE / 100:
             break
     return target
 

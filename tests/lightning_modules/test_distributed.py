@@ -47,14 +47,18 @@ def test_fusion_fits_and_tests_on_ranks_that_share_videos_unevenly(
     tiny_config: Path, tiny_videos: Path, tmp_path: Path, per_class: tuple[int, int], ranks: int
 ) -> None:
     """Scales and metrics are those of one rank; batches of two, and a checkpoint after every step."""
-    run("fit", "--config", tiny_config, "--trainer.max_epochs", 1)
+    networks = {}
+    for stream in ("residual", "iframe"):
+        options = ("--model.init_args.stream", stream, "--data.init_args.streams", f"[{stream}]")
+        run("fit", "--config", tiny_config, "--trainer.max_epochs", 1, "--run_dir", tmp_path / stream, *options)
+        networks[stream] = str(tmp_path / stream / "checkpoints" / "best.ckpt")
     root = few_videos(tiny_videos, tmp_path / "videos", per_class)
     config = yaml.safe_load(tiny_config.read_text())
     config["model"] = {
         "class_path": "lightning_modules.weighted_inference.WeightedInferenceModule",
-        "init_args": {"networks": {"residual": str(tmp_path / "run" / "checkpoints" / "best.ckpt")}, "l1": 0.01},
+        "init_args": {"networks": networks, "l1": 0.01, "l1_from": 2},
     }
-    config["data"]["init_args"]["fit_split"] = "val"
+    config["data"]["init_args"] |= {"fit_split": "val", "streams": list(networks)}
     config["data"]["init_args"]["annotations"]["init_args"]["root"] = str(root)
     (tmp_path / "fusion.yaml").write_text(yaml.safe_dump(config | {"checkpoint_every_n_steps": 1}))
     results = []
