@@ -17,12 +17,14 @@ from typing_extensions import override
 
 from datamodules.clip import ClipBatch
 from lightning_modules.agreement import check_classes, check_labelled, check_streams, stream_of
+from lightning_modules.analysis.flatness import FlatnessTarget
+from lightning_modules.analysis.loss_surface import cross_entropy
 from lightning_modules.ensemble import average_views
 from lightning_modules.exit_networks import STATE, ExitNetworks, Layouts, attach_exits
 from lightning_modules.hyper_parameters import live_arguments
 from lightning_modules.losses import SoftTargetLoss, hard_label_cross_entropy
 from lightning_modules.metrics import AccuracyPerExit, hard_labels
-from lightning_modules.networks.early_exit import FINAL
+from lightning_modules.networks.early_exit import FINAL, EarlyExitNetwork
 from lightning_modules.parameter_rules import ParameterRule, build_optimizer, build_scheduler, with_schedule
 
 OWN, LABELS = "own", "labels"
@@ -124,6 +126,16 @@ class ProgressiveDistillationModule(LightningModule):
         students = [names[place] for place in self.student_places]
         streams = [name.split("/")[0] if self.teacher == OWN else self.teacher for name in students]
         return [names.index(f"{stream}/{FINAL}") for stream in streams]
+
+    def flatness_targets(self) -> dict[str, FlatnessTarget]:
+        """What ``callbacks.flatness.Flatness`` measures, by the labels: each network, and its internal classifiers."""
+        targets = {}
+        for stream, network in self.networks.networks.items():
+            assert isinstance(network, EarlyExitNetwork)
+            targets[stream] = FlatnessTarget(network.backbone, stream)
+            classifiers = [name for name, _ in network.named_parameters() if name.startswith("classifiers.")]
+            targets[f"{stream}/exits"] = FlatnessTarget(network, stream, classifiers, loss=_internal_cross_entropy)
+        return targets
 
     @override
     def setup(self, stage: str) -> None:
@@ -258,3 +270,8 @@ class ProgressiveDistillationModule(LightningModule):
             self.log(f"{split}/{name}", value, prog_bar=name == "top1", sync_dist=True)
         self.accuracies.reset()
         self.mean_loss.reset()
+
+
+def _internal_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the internal classifiers among exits (B, K, num_classes), of which the network's own is the last."""
+    return cross_entropy(logits[:, :-1], labels)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -150,6 +151,17 @@ class TestLoss:
         found = distilled.losses(logits, batch.labels)
         torch.testing.assert_close(found["soft_target"].double(), soft)
         torch.testing.assert_close(found["hard_label"].double(), hard)
+
+
+def test_flatness_is_measured_of_networks_and_of_their_internal_classifiers(distilled):
+    targets = distilled.flatness_targets()
+    assert [*targets] == ["mv", "mv/exits", "residual", "residual/exits", "iframe", "iframe/exits"]
+    target, batch = targets["residual/exits"], make_batch(9)
+    logits = target.model(batch.streams["residual"])
+    expected = torch.stack([F.cross_entropy(logits[:, k], batch.labels) for k in range(3)]).mean()
+    torch.testing.assert_close(target.loss(logits, batch.labels), expected)
+    learning = {name for name, parameter in target.model.named_parameters() if parameter.requires_grad}
+    assert set(target.parameters) == learning
 
 
 class TestRun:
