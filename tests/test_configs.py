@@ -1,6 +1,10 @@
 """Every YAML file under configs/ is understood by the command line, or is part of one that is."""
 
 import os
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +22,43 @@ EXPERIMENTS = [path for path in FILES if "model" in yaml.safe_load(path.read_tex
 DATA_SETS = [path for path in FILES if path.name == "annotations.yaml" and path.parent.name != "demo"]
 
 
+def variants(path: Path) -> list[list[str]]:
+    """The options that a header gives for variants: lines of them in a row, each `--run_dir` being the first of one."""
+    blocks = re.findall(r"(?:^# +--.*\n)+", path.read_text(), re.MULTILINE)
+    texts = [text for block in blocks for text in re.split(r"\n(?=# +--run_dir)", block)]
+    return [shlex.split(text.replace("#", "")) for text in texts]
+
+
+# Those that differ in the data set's name alone count once: each costs a parser.
+VARIANTS = list(
+    {
+        (path.stem, *(option.replace(path.parent.name, "") for option in options)): (path, options)
+        for path in EXPERIMENTS
+        for options in variants(path)
+    }.values()
+)
+
+
 class Parsed(Exception):
     """Carries the configuration out of a command line that stops there."""
 
 
-@pytest.fixture
-def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(scope="module")
+def parse() -> Iterator[Any]:
     """Parse a fit's configuration against the real signatures, without running it."""
 
     def stop(cli: TrainerCLI) -> None:
         raise Parsed(cli.config.fit)
 
-    monkeypatch.setattr(TrainerCLI, "before_instantiate_classes", stop)
-
+    @cache
     def parse_file(path: Path, *options: str) -> Namespace:
         with pytest.raises(Parsed) as parsed:
             _run(["fit", "--config", str(path), *options])
         return parsed.value.args[0]
 
-    return parse_file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainerCLI, "before_instantiate_classes", stop)
+        yield parse_file
 
 
 def name(path: Path) -> str:
@@ -51,6 +73,22 @@ def test_experiments_parse_and_say_what_they_cost(path: Path, parse: Any) -> Non
     assert f"lightning fit --config configs/{name(path)}" in " ".join(header)
     for word in ("# Command", "# Cost", "# Result"):
         assert [line for line in header if line.startswith(word)], word
+
+
+@pytest.mark.parametrize(("path", "options"), VARIANTS, ids=[f"{name(p)}-{' '.join(o)[:40]}" for p, o in VARIANTS])
+def test_variants_in_headers_parse(path: Path, options: list[str], parse: Any) -> None:
+    config = parse(path, *options)
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        assert value_at(config, key.removeprefix("--")) == yaml.safe_load(value)
+    assert "--run_dir" not in options or config.run_dir.startswith(f"runs/{path.parent.name}/")
+
+
+def value_at(node: Any, key: str) -> Any:
+    """What stands under a dotted key that leaves out `init_args`, and `class_path` at its end."""
+    for part in key.split("."):
+        node = node["init_args"] if isinstance(node, Namespace) and "init_args" in node else node
+        node = node[part]
+    return node["class_path"] if isinstance(node, Namespace) else node
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
