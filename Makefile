@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 UT_INTERACTION ?= data/ut_interaction
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-figures ut-interaction-figures test test-slow lint bench-reader
+.PHONY: help install demo demo-figures demo-study ut-interaction-figures test test-slow lint bench-reader bench-distillation
 .NOTPARALLEL:
 
 # The demo: every step is a command that a user could type, and is left out where its result is there.
@@ -49,6 +49,9 @@ runs/demo/report.html: $(STREAMS:%=runs/demo/%/test.json) runs/demo/fusion/test.
 demo-figures: $(VENV)/.installed ## the demo over 3 seeds, with the I-frame network at 56 pixels too (25 minutes)
 	$(BIN)/python tests/benchmarks/demo_figures.py
 
+demo-study: $(VENV)/.installed ## distillation and weighted inference beside their baselines, 3 seeds (45 minutes)
+	$(BIN)/python tests/benchmarks/demo_study.py
+
 ut-interaction-figures: $(VENV)/.installed ## 60 real clips, 5 folds, 3 seeds (40 minutes); their folder: UT_INTERACTION
 	$(BIN)/python tests/benchmarks/ut_interaction_figures.py --root $(UT_INTERACTION)
 
@@ -65,3 +68,6 @@ lint: $(VENV)/.installed ## ruff and mypy
 
 bench-reader: $(VENV)/.installed ## time the reader against bare decoding, decord and PyAV; VIDEOS="a.mp4 b.avi": on them
 	$(BIN)/python tests/benchmarks/bench_reader.py $(VIDEOS)
+
+bench-distillation: $(VENV)/.installed ## time a distillation step and run against what they have to compute
+	$(BIN)/python tests/benchmarks/bench_distillation.py

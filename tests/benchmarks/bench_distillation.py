@@ -1,0 +1,168 @@
+"""Time of progressive distillation, as ratios within a round, interleaved, in one process.
+
+A step is compared with what it has to compute: three forward passes without gradients, and forward and backward
+through the nine internal classifiers. A run is compared with three separate ones, one for each network, in which a
+network learns from one teacher after the other as in the public code: each loads the streams of its network and of
+the teacher in charge in one pass over its videos, and runs both. Run by `make bench-distillation`.
+"""
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from datamodules.annotations import ClassFolders
+from datamodules.clip import ClipBatch
+from datamodules.compressed_video import CompressedVideoDataModule
+from datamodules.demo import make_demo_data
+from datamodules.transforms import normalise_batch
+from lightning_modules.freed_memory import keep_freed_memory
+from lightning_modules.losses import soft_target_cross_entropy
+from lightning_modules.networks import EarlyExitNetwork, EarlyExitNetworks, resnet10, resnet18, resnet50
+
+CHANNELS = {"mv": 2, "residual": 3, "iframe": 3}
+Networks = dict[str, EarlyExitNetwork]
+
+
+def demo_networks() -> Networks:
+    """Those of `configs/demo`."""
+    return {s: EarlyExitNetwork(resnet10(12, channels, width=16)) for s, channels in CHANNELS.items()}
+
+
+def paper_networks() -> Networks:
+    """ResNet-18, -18 and -50 with the paper's internal classifiers."""
+    backbones = {"mv": resnet18(101, 2), "residual": resnet18(101, 3), "iframe": resnet50(101, 3)}
+    layouts = {"mv": "resnet18", "residual": "resnet18", "iframe": "resnet50"}
+    return {s: EarlyExitNetwork(backbone, layouts[s]) for s, backbone in backbones.items()}
+
+
+def random_streams(batch_size: int, side: int) -> dict[str, torch.Tensor]:
+    return {s: torch.randn(batch_size, 3, channels, side, side) for s, channels in CHANNELS.items()}
+
+
+def classifiers_of(networks: Networks) -> list[torch.nn.Parameter]:
+    return [p for network in networks.values() for p in network.classifiers.parameters()]
+
+
+class Step:
+    """A distillation step, as `ProgressiveDistillationModule` makes it, and its necessary part."""
+
+    def __init__(self, networks: Networks, streams: dict[str, torch.Tensor]) -> None:
+        self.networks, self.streams = networks, streams
+        self.all = EarlyExitNetworks(networks)
+        self.students = [k for k, name in enumerate(self.all.exit_names) if not name.endswith("final")]
+        self.optimizer = torch.optim.Adam(classifiers_of(networks))
+
+    def ours(self) -> None:
+        """Forward, loss, backward and the optimizer's step."""
+        logits = self.all(self.streams)
+        loss = soft_target_cross_entropy(logits[:, self.students], logits[:, -1]).sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def necessary(self) -> None:
+        """Three forward passes, and the classifiers' forward and backward, without a loss or an optimizer."""
+        outputs = []
+        for stream, network in self.networks.items():
+            with torch.no_grad():
+                features = network.backbone.forward_features(self.streams[stream])
+                network.backbone.forward_head(features["layer4"])
+            outputs += [classifier(features[name]).sum() for name, classifier in network.classifiers.items()]
+        self.optimizer.zero_grad()
+        torch.stack(outputs).sum().backward()
+
+
+class Run:
+    """A share of a distillation run, an epoch of each teacher, over the demo's videos."""
+
+    def __init__(self, root: Path, networks: Networks) -> None:
+        self.root, self.networks = root, networks
+
+    def ours(self) -> None:
+        """One run teaches the exits of all networks."""
+        for teacher in CHANNELS:
+            self._epoch([*CHANNELS], [*CHANNELS], teacher)
+
+    def separate(self) -> None:
+        """A run for each network; the teacher's stream and forward pass where it is another's."""
+        for student in CHANNELS:
+            for teacher in CHANNELS:
+                self._epoch(list(dict.fromkeys([student, teacher])), [student], teacher)
+
+    def _epoch(self, streams: list[str], students: list[str], teacher: str) -> None:
+        optimizer = torch.optim.Adam(classifiers_of({s: self.networks[s] for s in students}))
+        for batch in self._batches(streams):
+            logits = {s: self.networks[s](batch.streams[s]) for s in students}
+            if teacher not in logits:
+                with torch.no_grad():
+                    targets = self.networks[teacher].backbone(batch.streams[teacher])
+            else:
+                targets = logits[teacher][:, -1]
+            exits = torch.cat([logits[s][:, :-1] for s in students], dim=1)
+            optimizer.zero_grad()
+            soft_target_cross_entropy(exits, targets).sum().backward()
+            optimizer.step()
+
+    def _batches(self, streams: list[str]) -> Iterator[ClipBatch]:
+        data = CompressedVideoDataModule(
+            ClassFolders(str(self.root)), streams, size=112, scales=[0.875], batch_size=24, num_workers=1
+        )
+        data.setup("fit")
+        return map(normalise_batch, data.train_dataloader())
+
+
+def seconds(job: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def ratios(ours: Callable[[], None], baseline: Callable[[], None], rounds: int, name: str) -> list[float]:
+    """Ratio of times in every round; who goes first takes turns."""
+    ours(), baseline()
+    found = []
+    for number in track(range(rounds), description=name, transient=True):
+        pair = [ours, baseline] if number % 2 else [baseline, ours]
+        taken = {job: seconds(job) for job in pair}
+        found.append(taken[ours] / taken[baseline])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    rounds = parser.parse_args().rounds
+    keep_freed_memory()
+    torch.manual_seed(0)
+    console = Console(width=110)
+    console.print(
+        f"{platform.machine()}, {torch.get_num_threads()} threads; torch {torch.__version__}; {rounds} rounds"
+    )
+    table = Table("job", "baseline", "ratio", "quartiles")
+    demo = Step(demo_networks(), random_streams(24, 112))
+    paper = Step(paper_networks(), random_streams(4, 224))
+    with tempfile.TemporaryDirectory() as folder:
+        make_demo_data(folder, num_train=120, num_val=12, num_test=12)
+        run = Run(Path(folder), demo_networks())
+        jobs = {
+            ("a step, demo", "what it has to compute"): (demo.ours, demo.necessary, rounds),
+            ("a step, paper's networks at 224", "what it has to compute"): (paper.ours, paper.necessary, rounds),
+            ("a run, demo, loading included", "three separate runs"): (run.ours, run.separate, max(rounds // 2, 2)),
+        }
+        for (job, baseline), arguments in jobs.items():
+            low, middle, high = statistics.quantiles(ratios(*arguments, job), n=4)
+            table.add_row(job, baseline, f"{middle:.2f}", f"{low:.2f}-{high:.2f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
