@@ -23,16 +23,17 @@ REFERENCES = {"accumulated": "iframe", "previous": "previous"}
 
 
 def assert_equals_golden(arrays: Path, clip: Path) -> None:
-    """Bit equality, for `read` and for `read_gop`, for every array of the file."""
+    """Bit equality, for `read`, `read_gop` and `keep_positions`, for every array of the file."""
     golden = np.load(arrays)
     with CompressedVideo(clip) as video:
         for key in golden.files:
             gop, position, stream, kind = re.fullmatch(r"gop(\d+)_pos(\d+)_([a-z]+)_?(\w*)", key).groups()
             reference = REFERENCES.get(kind, "iframe")
             one = video.read(gop=int(gop), position=int(position), streams=(stream,), reference=reference)
+            kept = video.keep_positions(int(gop), [int(position)], streams=(stream,), reference=reference)
             whole = video.read_gop(int(gop), streams=("iframe", "mv", "residual"), reference=reference)
             from_whole = whole.iframe if stream == "iframe" else getattr(whole, stream)[int(position) - 1]
-            for array in (getattr(one, stream), from_whole):
+            for array in (getattr(one, stream), getattr(kept.read(stream)[0], stream), from_whole):
                 assert array.dtype == golden[key].dtype, key
                 np.testing.assert_array_equal(array, golden[key], err_msg=key)
 
@@ -48,6 +49,13 @@ def test_golden_real_clips(name):
     if not shared:
         pytest.skip("STREAMKD_SHARED_DATA names no folder of real clips and their reference arrays")
     assert_equals_golden(Path(shared, "golden", name), Path(shared, "clips", REAL_GOLDEN[name]))
+
+
+def test_what_was_not_kept_is_refused():
+    with CompressedVideo(GOLDEN[0].with_suffix(".mp4")) as video:
+        kept = video.keep_positions(0, [2, 1], streams=("mv",))
+        with pytest.raises(ValueError, match=r"stream 'residual': expected one of those kept, \['mv'\]"):
+            kept.read("residual")
 
 
 def moving_texture(num_frames: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
