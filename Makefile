@@ -52,7 +52,7 @@ demo-figures: $(VENV)/.installed ## the demo over 3 seeds, with the I-frame netw
 demo-study: $(VENV)/.installed ## distillation and weighted inference beside their baselines, 3 seeds (45 minutes)
 	$(BIN)/python tests/benchmarks/demo_study.py
 
-ut-interaction-figures: $(VENV)/.installed ## 60 real clips, 5 folds, 3 seeds (40 minutes); their folder: UT_INTERACTION
+ut-interaction-figures: $(VENV)/.installed ## 60 real clips, 5 folds, 3 seeds (55 minutes at most); their folder: UT_INTERACTION
 	$(BIN)/python tests/benchmarks/ut_interaction_figures.py --root $(UT_INTERACTION)
 
 test: $(VENV)/.installed ## run the tests (8 minutes at most on 2 cores)
