@@ -78,6 +78,10 @@ COMMANDS = {
     "reencode": Command("datamodules.prepare.reencode_video", "Re-encode a video whose vectors cannot be read."),
     "report": Command("lightning_modules.report.write_report", "Write one HTML page about finished runs."),
     "show": Command("datamodules.visualise.show.show", "Show what a compressed video holds.", is_positional=True),
+    "trade-off": Command(
+        "lightning_modules.trade_off_comparison.compare_trade_offs",
+        "Draw accuracy against cost of early exits, several tests side by side.",
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """One self-contained HTML page about finished runs: accuracy, curves, confusion, streams, predictions, timings.
 
-Reads what runs leave in their directories (`test.json`, `fit.json`, `metrics.csv`, `predictions.jsonl`), never a
-checkpoint; what a run has not left is left out of the page.
+Reads what runs leave in their directories (`test.json`, `fit.json`, `metrics.csv`, `predictions.jsonl`,
+`trade_off.json`), never a checkpoint; what a run has not left is left out of the page.
 """
 
 import base64
@@ -24,6 +24,9 @@ from matplotlib.figure import Figure
 from datamodules.bitstream import CompressedVideo, UnreadableVideoError
 from datamodules.visualise import draw_streams
 from datamodules.whole_file import open_whole
+from lightning_modules.analysis.published_trade_off import published_points
+from lightning_modules.analysis.trade_off import MeasuredTradeOff
+from lightning_modules.analysis.trade_off_plot import draw_trade_off
 
 MAX_PREDICTIONS = 24
 STYLE = """
@@ -47,6 +50,7 @@ class Run:
         fit: contents of `fit.json`; empty if it is not finished.
         history: the rows of `metrics.csv`, numbers as float, empty cells left out.
         predictions: the lines of `predictions.jsonl`.
+        trade_off: contents of `trade_off.json`, if there is one.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Run:
     fit: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
+    trade_off: MeasuredTradeOff | None = None
 
     @property
     def metric(self) -> str:
@@ -97,6 +102,7 @@ def write_report(runs: str, videos: Sequence[str] = (), output: str | None = Non
 def load_run(folder: Path) -> Run:
     """Reads a run directory; what is missing stays empty."""
     lines = _text(folder / "predictions.jsonl").splitlines()
+    trade_off = _text(folder / "trade_off.json")
     return Run(
         name=folder.name,
         test=json.loads(_text(folder / "test.json") or "{}"),
@@ -106,6 +112,7 @@ def load_run(folder: Path) -> Run:
             for row in csv.DictReader(_text(folder / "metrics.csv").splitlines())
         ],
         predictions=[json.loads(line) for line in lines],
+        trade_off=MeasuredTradeOff.from_record(json.loads(trade_off)) if trade_off else None,
     )
 
 
@@ -118,6 +125,7 @@ def render(runs: list[Run], videos: Sequence[str]) -> str:
         (f"Confusion of {best.name}", _confusion(best)),
         ("What the networks see", "".join(_streams(video) for video in videos)),
         ("Predictions", "".join(_predictions(run) for run in runs)),
+        ("Accuracy against cost", "".join(_trade_off(run) for run in runs)),
         ("Time", _times(runs)),
         ("Made with", _environment()),
     ]
@@ -255,6 +263,13 @@ def _prediction_row(record: dict[str, Any]) -> list[str]:
     guesses = [f"{html.escape(guess['class'])} {100 * guess['probability']:.0f} %" for guess in record["top"][:2]]
     guesses += [""] * (2 - len(guesses))
     return [name, *guesses, f"{1000 * record['seconds']:.1f}"]
+
+
+def _trade_off(run: Run) -> str:
+    if run.trade_off is None:
+        return ""
+    figure = draw_trade_off(run.trade_off, published_points(run.trade_off.data_set))
+    return f"<h3>{html.escape(run.name)}</h3>{_image(figure)}"
 
 
 def _times(runs: list[Run]) -> str:

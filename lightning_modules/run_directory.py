@@ -9,6 +9,7 @@ run_dir/
   test.json, validate.json      results of `test` and `validate`
   predictions.jsonl             results of `predict`
   flatness.json, .png, ...      of the callback `Flatness`
+  trade_off.json, .csv, .png    of the callback `TradeOff`
 """
 
 import json
@@ -75,6 +76,7 @@ class RunDirectory:
         """Delete what runs have written here, and nothing else."""
         names = "config.yaml metrics.csv fit.json test.json validate.json predictions.jsonl wandb_id"
         names += " flatness.json flatness.png flatness_lines.csv flatness_planes.csv"
+        names += " trade_off.json trade_off.csv trade_off.png"
         for file in [self.last, self.best, *(self.path / name for name in names.split())]:
             file.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ Soufleri, Ravikumar, Roy, "Advancing Compressed Video Action Recognition through
 (Wu et al., CVPR 2018), which has fixed weights.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -306,7 +307,7 @@ class WeightedInferenceModule(LightningModule):
         if len(batch):
             check_labelled(batch)
             metrics.update(logits, outputs, exits, batch.labels)
-        return self._predictions(batch, outputs, exits)
+        return replace(self._predictions(batch, outputs, exits), exit_logits=logits)
 
     def _evaluate_lazily(self, batch: LazyClipBatch, metrics: EarlyExitMetrics) -> Predictions:
         """As ``_evaluate``, but nothing is known of exits behind those that videos left at."""

@@ -17,7 +17,7 @@ PURE = (
 )
 COMMANDS = tuple(
     f"lightning_modules.{name}"
-    for name in ("cli", "trainer_cli", "run_directory", "loggers", "report", "flatness_comparison")
+    for name in ("cli", "trainer_cli", "run_directory", "loggers", "report", "flatness_comparison", "trade_off_comparison")
 )
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
