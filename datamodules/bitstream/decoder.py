@@ -1,5 +1,7 @@
 """A decoder that stays: one context per thread, codec and headers, fed with packets of any video that shares them."""
 
+import gc
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,10 @@ _IN_ORDER = {"flags": "+low_delay"}
 _REORDERED = {"strict": "strict"}
 _VECTORS_ONLY = {"skip_idct": "all", "skip_loop_filter": "all"}
 _MAX_CONTEXTS = 16
+
+# What is garbage at a fork stays so in the child: its collection would wait for ever where it frees a picture's
+# converter or a decoder that has threads, which live in the parent alone.
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 class PacketDecoder:

@@ -1,5 +1,6 @@
 """The reader against the reference loader's arrays, against a plain oracle of the definition, and under abuse."""
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -329,6 +330,25 @@ def test_shared_with_workers(clip, method):
             np.testing.assert_array_equal(video.read_gop(gop).residual, expected[gop])
         for gop, frames in zip(gops, pending.get(60), strict=True):
             np.testing.assert_array_equal(frames.residual, expected[gop])
+
+
+def test_a_forked_child_leaves_its_parents_garbage_alone(clip):
+    """To free a converter that has threads is to wait for them, and they do not exist in a child."""
+    gc.disable()
+    try:
+        with av.open(str(clip)) as container:
+            for frame in container.decode(video=0):
+                assert frame.side_data is not None  # ties frame and converter into a cycle, left to the collector
+                frame.to_ndarray(format="rgb24", threads=2)
+        del frame
+        child = multiprocessing.get_context("fork").Process(target=gc.collect, daemon=True)
+        child.start()
+        child.join(20)
+        exit_code = child.exitcode
+        child.kill()
+        assert exit_code == 0
+    finally:
+        gc.enable()
 
 
 def test_index_saves_reading_it_again(clip):
