@@ -1,11 +1,14 @@
 """`resolution=`: against Pillow's antialiased resize of what is read at full size."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from datamodules.bitstream import CompressedVideo, encode_frames
-from datamodules.bitstream.resize import resize_vectors
+from datamodules.bitstream.resize import resize, resize_vectors
 
 STREAMS = ("iframe", "mv", "residual", "rgb")
 
@@ -56,3 +59,17 @@ def test_a_uniform_motion_scales_with_the_frame():
 def test_a_resolution_of_nothing_is_refused(clip):
     with CompressedVideo(clip) as video, pytest.raises(ValueError, match=r"resolution: expected .* got \(0, 8\)"):
         video.read(gop=0, streams=("iframe",), resolution=(0, 8))
+
+
+def test_in_a_forked_child():
+    """Where the threads do not exist that its parent resizes with."""
+    frames = np.random.default_rng(0).integers(0, 256, (4, 256, 256, 3), np.uint8)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = resize(frames, (112, 112))
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            found = pool.apply_async(resize, (frames, (112, 112))).get(20)
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(found, expected)
