@@ -56,10 +56,10 @@ ut-interaction-figures: $(VENV)/.installed ## 60 real clips, 5 folds, 3 seeds (5
 	$(BIN)/python tests/benchmarks/ut_interaction_figures.py --root $(UT_INTERACTION)
 
 test: $(VENV)/.installed ## run the tests (8 minutes at most on 2 cores)
-	$(BIN)/pytest -n $(PYTEST_WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(PYTEST_WORKERS)
 
 test-slow: $(VENV)/.installed ## run the long proofs: a kill at every step, 10,000 reads
-	$(BIN)/pytest -m slow -n $(PYTEST_WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n $(PYTEST_WORKERS)
 
 lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/ruff check .
