@@ -36,6 +36,8 @@ from lightning_modules.metrics import hard_labels
 from lightning_modules.networks.early_exit import FINAL, EarlyExitNetwork, EarlyExitNetworks
 from lightning_modules.weighted_inference import WeightedInferenceModule
 
+TIMED_ROUNDS = 3
+
 
 @dataclass(frozen=True)
 class _Evaluation:
@@ -67,10 +69,10 @@ class TradeOff(pl.Callback):
     the fraction that leaves at each exit, by threshold) and `trade_off.png`. The threshold to use is chosen on the
     validation split, which is read for that as the test split is, and only then applied to the test split.
 
-    Seconds are of lazy inference, decoding and the index of the file included, in this process: videos of the test
-    split go through all exits in batches of the test, as they would one by one; those of single networks likewise,
-    from their own streams alone. They leave out that batches shrink; a test with `data.init_args.lazy: true` at one
-    threshold measures that too (`exits.json`), and is no test of all thresholds: it leaves the files alone.
+    Seconds are of lazy inference in this process, decoding and the index of the file included: videos of the test
+    split go through all exits in batches of the test, those of single networks from their own streams alone. Each step
+    counts as in the fastest of three rounds. That batches shrink is left out; a test with `data.init_args.lazy: true`
+    measures one threshold with it (`exits.json`). Such a test cannot be swept, and leaves the files alone.
 
     Over segments: `test` with other `data.init_args.num_segments`, each into its own `run_dir`, with the same
     `ckpt_path`; `streamkd trade-off` puts the runs side by side.
@@ -216,13 +218,14 @@ class _Timer:
         """Of a video to each exit, None if there are no videos."""
         if not self.indices:
             return None
-        return seconds_to_exits(networks, weights, self._batches(list(networks.networks), weights.device)).tolist()
+        rounds = (self._batches(list(networks.networks), weights.device) for _ in range(TIMED_ROUNDS))
+        return seconds_to_exits(networks, weights, rounds).tolist()
 
     def _batches(self, streams: Sequence[str], device: torch.device) -> Iterator[LazyClipBatch]:
-        """A first batch to warm up, and all videos."""
         assert self.dataset is not None
         dataset = _lazily(self.dataset, streams)
-        for indices in [self.indices[: self.batch_size], *_split(self.indices, self.batch_size)]:
+        for start in range(0, len(self), self.batch_size):
+            indices = self.indices[start : start + self.batch_size]
             yield dataset.collate([dataset[index] for index in indices]).to(device)
 
 
@@ -232,10 +235,6 @@ def _lazily(dataset: ClipDataset, streams: Sequence[str]) -> LazyClipDataset:
     source = replace(reader.source, streams=tuple(streams), indices=IndexCache(reader.source.indices.directory))
     sizes = {stream: reader.sizes[stream] for stream in streams}
     return LazyClipDataset(ClipDataset(dataset.records, replace(reader, source=source, sizes=sizes)))
-
-
-def _split(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (indices[start : start + size] for start in range(0, len(indices), size))
 
 
 def _evaluate(trainer: pl.Trainer, module: WeightedInferenceModule) -> Iterator[_Evaluation]:

@@ -12,27 +12,34 @@ from lightning_modules.networks.early_exit import EarlyExitNetworks
 
 
 @torch.no_grad()
-def seconds_to_exits(networks: EarlyExitNetworks, weights: Tensor, batches: Iterable[LazyClipBatch]) -> Tensor:
+def seconds_to_exits(networks: EarlyExitNetworks, weights: Tensor, rounds: Iterable[Iterable[LazyClipBatch]]) -> Tensor:
     """Run all exits one by one, with nobody leaving: mean seconds of a video up to each exit, (K,) float64, rising.
 
-    The same videos make all K figures, so that they differ by exits alone. The first batch warms up and is not counted.
+    The same videos make all K figures, so that they differ by exits alone. Of each step from exit to exit the fastest
+    round counts: what else the machine does, and the first use of anything, only add.
 
     Args:
         networks: in eval mode, on the batches' device.
         weights: (K, K) float, by which exits are combined.
-        batches: of videos that can all be read, two or more batches. They are closed.
+        rounds: two or more, each of the same videos, all of which can be read, in batches. They are closed.
 
     Raises:
-        ValueError: fewer than two batches.
+        ValueError: fewer than two rounds.
     """
-    steps = [(_seconds(networks, weights, batch), len(batch)) for batch in batches][1:]
-    if not steps:
-        raise ValueError("expected two batches or more, the first to warm up")
-    return torch.stack([seconds for seconds, _ in steps]).sum(0).cumsum(0) / sum(size for _, size in steps)
+    steps = [_mean_seconds(networks, weights, batches) for batches in rounds]
+    if len(steps) < 2:
+        raise ValueError(f"expected two rounds or more, came {len(steps)}")
+    return torch.stack(steps).amin(dim=0).cumsum(dim=0)
+
+
+def _mean_seconds(networks: EarlyExitNetworks, weights: Tensor, batches: Iterable[LazyClipBatch]) -> Tensor:
+    """What each step from exit to exit takes for a video, (K,) float64."""
+    steps = [(_seconds(networks, weights, batch), len(batch)) for batch in batches]
+    return torch.stack([seconds for seconds, _ in steps]).sum(dim=0) / sum(size for _, size in steps)
 
 
 def _seconds(networks: EarlyExitNetworks, weights: Tensor, batch: LazyClipBatch) -> Tensor:
-    """What each step from exit to exit takes for all videos of a batch, (K,) float64."""
+    """What each step takes for all videos of a batch, (K,) float64."""
     run = networks.exits(lambda stream: batch.load(stream, range(len(batch)))[0])
     logits = torch.empty(0, len(batch), networks.num_classes, device=batch.device)
     moments = [time.perf_counter() - sum(clip.plan_seconds for clip in batch.clips)]

@@ -46,7 +46,7 @@ def test_two_ranks_fit_in_bf16_and_validate_each_video_once(tiny_config: Path, t
 def test_fusion_fits_and_tests_on_ranks_that_share_videos_unevenly(
     tiny_config: Path, tiny_videos: Path, tmp_path: Path, per_class: tuple[int, int], ranks: int
 ) -> None:
-    """Scales and metrics are those of one rank; batches of two, and a checkpoint after every step."""
+    """Scales, metrics and trade-off are those of one rank; batches of two, and a checkpoint after every step."""
     networks = {}
     for stream in ("residual", "iframe"):
         options = ("--model.init_args.stream", stream, "--data.init_args.streams", f"[{stream}]")
@@ -61,14 +61,17 @@ def test_fusion_fits_and_tests_on_ranks_that_share_videos_unevenly(
     config["data"]["init_args"] |= {"fit_split": "val", "streams": list(networks)}
     config["data"]["init_args"]["annotations"]["init_args"]["root"] = str(root)
     (tmp_path / "fusion.yaml").write_text(yaml.safe_dump(config | {"checkpoint_every_n_steps": 1}))
-    results = []
+    results, trade_offs = [], []
+    trade_off = ("--trainer.callbacks+=callbacks.trade_off.TradeOff", "--trainer.callbacks.timed_videos=0")
     for name, options in {"one": (), "more": ("--trainer.strategy", "ddp", "--trainer.devices", ranks)}.items():
         command = ("--config", tmp_path / "fusion.yaml", "--run_dir", tmp_path / name, *options)
         run("fit", *command, "--trainer.max_epochs", 1, timeout=60)
-        run("test", *command, timeout=60)
+        run("test", *command, *trade_off, timeout=60)
+        trade_offs.append(json.loads((tmp_path / name / "trade_off.json").read_text()))
         results.append(json.loads((tmp_path / name / "test.json").read_text())["metrics"])
     torch.testing.assert_close(weights(tmp_path / "more")["scales"], weights(tmp_path / "one")["scales"])
     assert results[1] == pytest.approx(results[0], abs=1e-6)
+    assert trade_offs[1] == trade_offs[0]
 
 
 def few_videos(source: Path, target: Path, per_class: tuple[int, int]) -> Path:

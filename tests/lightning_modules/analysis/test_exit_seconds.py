@@ -68,21 +68,23 @@ class PooledLinear(torch.nn.Module):
 def test_reading_and_computing_up_to_each_exit(clock: Clock, networks: EarlyExitNetworks) -> None:
     sources: list[Source] = []
 
-    def batches() -> Iterator[LazyClipBatch]:
-        for size, slowness in ((2, 50.0), (2, 1.0), (1, 1.0)):  # the first warms up
+    def batches(slowness: float) -> Iterator[LazyClipBatch]:
+        for size in (2, 1):
             made = [Source(clock, slowness) for _ in range(size)]
             sources.extend(made)
             clips = [LazyClip(source, torch.tensor(0), 0, "a.mp4", PLAN) for source in made]
             yield LazyClipBatch(clips, SHAPES, lambda _, frames: frames.float(), num_views=2)
             clock.now += 1000  # what happens between batches is nobody's
 
-    seconds = seconds_to_exits(networks, torch.ones(4, 4).tril(), batches())
+    rounds = (batches(slowness) for slowness in (50.0, 1.0, 4.0))
+    seconds = seconds_to_exits(networks, torch.ones(4, 4).tril(), rounds)
     first = PLAN + READ["mv"] + 2 * 6 / 3  # two batches of three videos
     assert networks.exit_names == ("mv/layer2", "mv/final", "iframe/layer2", "iframe/final")
     assert seconds.tolist() == pytest.approx([first, first, first + READ["iframe"], first + READ["iframe"]])
+    assert len(sources) == 9
     assert not any(source.is_open for source in sources)
 
 
-def test_one_batch_is_none(networks: EarlyExitNetworks) -> None:
-    with pytest.raises(ValueError, match="two batches"):
+def test_one_round_tells_too_little(networks: EarlyExitNetworks) -> None:
+    with pytest.raises(ValueError, match="two rounds or more, came 0"):
         seconds_to_exits(networks, torch.eye(4), [])
