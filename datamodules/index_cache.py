@@ -56,7 +56,7 @@ class IndexCache:
         """Where the index of `path` is stored."""
         if self.directory is None:
             return None
-        key = hashlib.sha256(os.path.abspath(path).encode()).hexdigest()
+        key = hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()
         return self.directory / key[:2] / f"{key[2:34]}.npz"
 
     def _load_or_build(self, path: str, stamp: Stamp | None) -> VideoIndex:

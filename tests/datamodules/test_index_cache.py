@@ -31,6 +31,14 @@ def test_disk_gives_back_the_same_index(tmp_path, video, builds):
     assert len(builds) == 1
 
 
+def test_names_that_are_no_utf8(tmp_path, video, builds):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/Turnk\xfcnste.mp4")
+    os.link(video, path)
+    for _ in range(2):
+        assert IndexCache(tmp_path / "indices").get(path).num_frames == build_index(video).num_frames
+    assert len(builds) == 1
+
+
 def test_memory_serves_the_second_time(video, builds):
     cache = IndexCache()
     assert cache.get(video) is cache.get(video)
