@@ -11,6 +11,7 @@ from datamodules.bitstream.reader import OnCorrupt
 from datamodules.index_cache import IndexCache, file_stamp
 
 _GOP_SIZE = 12
+_MAX_STEM = 200  # bytes of a name, of which file systems take 255 with all that is added
 
 
 def default_reencode_dir() -> str:
@@ -46,7 +47,8 @@ class ReencodeCache:
         """Where the stand-in for `path` is kept."""
         recipe = f"mpeg4 gop {_GOP_SIZE}"
         key = repr((os.path.abspath(path), file_stamp(path), recipe)).encode()
-        return Path(self.directory) / f"{Path(path).stem}-{hashlib.sha256(key).hexdigest()[:16]}.mp4"
+        stem = os.fsdecode(os.fsencode(Path(path).stem)[:_MAX_STEM])
+        return Path(self.directory) / f"{stem}-{hashlib.sha256(key).hexdigest()[:16]}.mp4"
 
 
 @dataclass(frozen=True)

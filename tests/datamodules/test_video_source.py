@@ -46,6 +46,12 @@ def test_plain_frames_of_a_stand_in_are_those_of_the_original(b_frame_video, tmp
     assert np.abs(frames.astype(int) - originals).mean() < 3
 
 
+def test_names_as_long_as_file_systems_allow(b_frame_video, tmp_path):
+    path = b_frame_video.rename(tmp_path / f"{'é' * 125}.mp4")
+    with source(["mv"], ReencodeCache(str(tmp_path / "re"))).open(str(path)) as video:
+        assert video.read(gop=0, position=1, streams=("mv",)).mv is not None
+
+
 @pytest.mark.parametrize("fixture", ["b_frame_video", "wmv_video"])
 def test_iframes_never_need_a_stand_in(request, tmp_path, fixture):
     path = str(request.getfixturevalue(fixture))
