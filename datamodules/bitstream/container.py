@@ -16,7 +16,8 @@ def open_container(path: str | os.PathLike[str]) -> InputContainer:
     Raises:
         FFmpegError: it cannot be opened.
     """
-    return av.open(os.fspath(path), metadata_errors="ignore", options=DECODER_LIMITS)
+    # Without the protocol, what stands before a colon in a name is taken for one.
+    return av.open(f"file:{os.fspath(path)}", metadata_errors="ignore", options=DECODER_LIMITS)
 
 
 def limit_decoder(stream: av.VideoStream) -> av.VideoCodecContext:

@@ -144,7 +144,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         self._file = written_whole(path)
 
     def __enter__(self) -> "VideoWriter":
-        self._container = av.open(str(self._file.__enter__()), "w", options=self._muxer_options())
+        self._container = av.open(f"file:{self._file.__enter__()}", "w", options=self._muxer_options())
         width, height = self._size
         stream = self._container.add_stream(
             self._encoder, rate=1 / self.time_base, options=self._options, time_base=self.time_base

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 
-from datamodules.bitstream import CompressedVideo, UnreadableVideoError, build_index
+from datamodules.bitstream import CompressedVideo, UnreadableVideoError, build_index, encode_frames, reencode
 
 WIDTH, HEIGHT = 64, 48
 VECTOR_CODECS = ("mpeg4", "h264", "mpeg2video")
@@ -292,6 +292,15 @@ def test_metadata_in_no_known_encoding(tmp_path):
     with pytest.raises(UnicodeDecodeError):
         av.open(str(path))
     assert_read_like_a_plain_decode(path, has_times=False)
+
+
+@pytest.mark.parametrize("name", ["10:20:30.mp4", "http:clip.mp4", "clip%03d.mp4", "a b#?.mp4"])
+def test_names_that_look_like_addresses(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    encode_frames(scenes(3), name)
+    assert CompressedVideo(name).num_frames == 3
+    reencode(name, f"again {name}")
+    assert CompressedVideo(f"again {name}").num_frames == 3
 
 
 @pytest.mark.parametrize("bf", ["1", "2"])
