@@ -31,6 +31,7 @@ _ENCODERS = {"mpeg4": "mpeg4", "h264": "libx264"}
 _DEFAULT_QUALITY = {"mpeg4": 1, "h264": 18}
 # MPEG-4 part 2 stores the ticks of a second in 16 bits; MP4 stores them in 32.
 _MAX_TICKS_PER_SECOND = {"mpeg4": 65_535, "h264": 2**31 - 1}
+_MAX_SIDE = {"mpeg4": 8_191, "h264": 16_384}  # pixels that the encoders take
 # Filters that turn a frame counterclockwise, by quarters of a turn.
 _TURNS = ((), (("transpose", "cclock"),), (("hflip",), ("vflip",)), (("transpose", "clock"),))
 _SUFFIXES = (".mp4", ".mov")
@@ -98,14 +99,14 @@ def reencode(
         progress: called with (frames done, frames in all) after every frame.
 
     Raises:
-        UnreadableVideoError: `source` cannot be opened or decoded to its end.
+        UnreadableVideoError: `source` cannot be opened or decoded to its end, or is too large or small for `codec`.
         ValueError: an odd `size`, a quality or GOP size out of range, or another kind of target.
     """
     clock = _clock(source)
     tick = clock.tick(_MAX_TICKS_PER_SECOND[codec])
     decoded = _decoded(source)
     first = next(decoded)
-    size = size or (first.width // 2 * 2, first.height // 2 * 2)
+    size = size or _own_size(source, first, codec)
     with VideoWriter(target, size, tick, codec=codec, gop_size=gop_size, quality=quality) as writer:
         for index, frame in enumerate(chain([first], decoded)):
             writer.write(frame, round(clock.seconds(frame, index) / tick))
@@ -230,6 +231,15 @@ def _h264_options(gop_size: int, crf: int) -> dict[str, str]:
     }
 
 
+def _own_size(source: PathLike, frame: av.VideoFrame, codec: Codec) -> tuple[int, int]:
+    """(width, height) of `frame`, both even."""
+    size = (frame.width // 2 * 2, frame.height // 2 * 2)
+    if min(size) < 2 or max(size) > _MAX_SIDE[codec]:
+        reason = f"its pictures are {frame.width}x{frame.height}, {codec} takes sides of 2 to {_MAX_SIDE[codec]} pixels"
+        raise UnreadableVideoError(source, reason, "scale it: streamkd reencode --size '[width, height]'")
+    return size
+
+
 def _checked(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != shape:
         raise ValueError(f"expected (H, W, 3) uint8 frames of one shape, {shape}; got {frame.shape} {frame.dtype}")
@@ -277,7 +287,7 @@ class _Clock:
 
 def _clock(source: PathLike) -> _Clock:
     with _readable(source), open_container(source) as container:
-        stream = _video_stream(container)
+        stream = _video_stream(source, container)
         packets = [packet.pts for packet in container.demux(stream) if packet.size]
         times = tuple(time for time in packets if time is not None)
         # AVI with B-frames and raw streams hold the coding order only: their frames are one interval apart.
@@ -291,7 +301,7 @@ def _decoded(source: PathLike) -> Iterator[av.VideoFrame]:
     """The frames of `source` in presentation order, at least one; only errors of the source become ours."""
     count = 0
     with _readable(source), open_container(source) as container:
-        stream = _video_stream(container)
+        stream = _video_stream(source, container)
         limit_decoder(stream)
         for frame in _upright(container.decode(stream)):
             count += 1
@@ -320,10 +330,13 @@ def _upright(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         yield graph.vpull()
 
 
-def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
+def _video_stream(source: PathLike, container: av.container.InputContainer) -> av.VideoStream:
     if not container.streams.video:
-        raise UnreadableVideoError(container.name, "expected a video stream, found none", _REMEDY)
-    return container.streams.video[0]
+        raise UnreadableVideoError(source, "expected a video stream, found none", _REMEDY)
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise UnreadableVideoError(source, "FFmpeg has no decoder for its video stream", _REMEDY)
+    return stream
 
 
 @contextmanager

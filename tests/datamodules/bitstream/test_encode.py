@@ -192,6 +192,22 @@ def test_unreadable_sources_are_named(tmp_path: Path, source: Path) -> None:
     assert not (tmp_path / "out.mp4").exists()
 
 
+def test_a_codec_without_decoder_is_refused(tmp_path: Path) -> None:
+    encode_frames(moving_texture(2), tmp_path / "known.mp4")
+    data = (tmp_path / "known.mp4").read_bytes()
+    (tmp_path / "clip.mp4").write_bytes(data.replace(b"mp4v", b"zzzz").replace(b"esds", b"free"))
+    with pytest.raises(UnreadableVideoError, match=r"clip\.mp4: "):
+        reencode(tmp_path / "clip.mp4", tmp_path / "out.mp4")
+
+
+def test_pictures_larger_than_mpeg4_stores_are_refused(tmp_path: Path) -> None:
+    encode_frames([np.zeros((16, 8_192, 3), np.uint8)], tmp_path / "wide.mp4", codec="h264")
+    with pytest.raises(UnreadableVideoError, match="8192x16, mpeg4 takes sides of 2 to 8191 pixels"):
+        reencode(tmp_path / "wide.mp4", tmp_path / "out.mp4")
+    reencode(tmp_path / "wide.mp4", tmp_path / "out.mp4", size=(8_190, 16))
+    assert decoded(tmp_path / "out.mp4")[0].width == 8_190
+
+
 def test_bad_arguments_are_explained(tmp_path: Path) -> None:
     frames = moving_texture(2)
     with pytest.raises(ValueError, match="at least one frame"):
