@@ -34,7 +34,8 @@ runs/demo/%/fit.json: configs/demo/%.yaml | data/demo/manifest.json
 	$(BIN)/lightning fit --config $<
 	@touch $@
 
-runs/demo/fusion/fit.json: $(STREAMS:%=runs/demo/%/fit.json)
+runs/demo/fusion/fit.json runs/demo/pkd/fit.json: $(STREAMS:%=runs/demo/%/fit.json)
+runs/demo/wise/fit.json: runs/demo/pkd/fit.json
 
 runs/demo/%/test.json: runs/demo/%/fit.json
 	$(BIN)/lightning test --config configs/demo/$*.yaml
@@ -43,7 +44,9 @@ runs/demo/fusion/predictions.jsonl: runs/demo/fusion/fit.json
 	$(BIN)/lightning predict --config configs/demo/fusion.yaml \
 		--data.predict_paths "[$$(echo $(UNSEEN) | tr ' ' ',')]"
 
-runs/demo/report.html: $(STREAMS:%=runs/demo/%/test.json) runs/demo/fusion/test.json runs/demo/fusion/predictions.jsonl
+TESTED := $(STREAMS) fusion pkd wise
+
+runs/demo/report.html: $(TESTED:%=runs/demo/%/test.json) runs/demo/fusion/predictions.jsonl
 	$(BIN)/streamkd report --runs runs/demo --videos "[$$(ls $(UNSEEN) | sed -n '1p;6p;8p' | paste -sd,)]"
 
 demo-figures: $(VENV)/.installed ## the demo over 3 seeds, with the I-frame network at 56 pixels too (25 minutes)
