@@ -194,10 +194,13 @@ def _finish(axis: Axes, cost: _Axis) -> None:
 
 
 def _zoom(axis: Axes, measured: Sequence[MeasuredTradeOff], published: Sequence[PublishedPoint]) -> None:
-    """To where curves differ: the foot of one is its first exit alone."""
+    """To where curves differ; the foot of one is its first exit alone."""
     ends = [*(trade_off.without_exits.top1 for trade_off in measured), *(point.top1 for point in published)]
     low, high = axis.dataLim.intervaly
-    axis.set_ylim(max(low, 100 * min(ends) - 12) - 1, high + 1)
+    bottom = max(low, 100 * min(ends) - 12)
+    axis.set_ylim(bottom - 1, high + 1)
+    places = np.concatenate([np.asarray(line.get_xydata()) for line in axis.get_lines()])
+    axis.set_xlim(left=0.85 * places[places[:, 1] >= bottom, 0].min())
 
 
 def _label(axis: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], color: str, **how: Any) -> None:

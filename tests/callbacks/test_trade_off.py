@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.trade_off import TradeOff
 from datamodules.annotations import ClassFolders
+from datamodules.clip import ClipBatch
 from datamodules.compressed_video import CompressedVideoDataModule
 from lightning_modules.analysis.cost import cost_of
 from lightning_modules.analysis.trade_off import MeasuredTradeOff
@@ -111,6 +112,21 @@ def test_sweep_of_both_splits(module: WeightedInferenceModule, tiny_videos: Path
     assert [float(row["threshold"]) for row in rows if row["chosen"] == "1"] == [measured.chosen]
     assert (tmp_path / "trade_off.png").read_bytes().startswith(b"\x89PNG")
     assert f"{measured.chosen:g}*" in capsys.readouterr().out
+
+
+def test_the_validation_split_is_read_as_the_test_split_is(
+    module: WeightedInferenceModule, tiny_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, exit_logits = [], module.exit_logits
+
+    def record(batch: ClipBatch) -> torch.Tensor:
+        seen.extend((path, batch.num_views, batch.streams["mv"].shape[1]) for path in batch.paths)
+        return exit_logits(batch)
+
+    monkeypatch.setattr(module, "exit_logits", record)
+    trainer_for(tmp_path, TradeOff(timed_videos=0)).test(module, data_of(tiny_videos), verbose=False)
+    files = [str(path) for split in ("test", "val") for path in (tiny_videos / split).glob("*/*")]
+    assert sorted(seen) == sorted((path, 2, TEST_SEGMENTS) for path in files)
 
 
 def test_single_networks(module: WeightedInferenceModule, tiny_videos: Path, tmp_path: Path) -> None:
