@@ -71,7 +71,8 @@ class VideoSource:
         """The video at `path`, or its stand-in; close it, or use it in a `with` block.
 
         Raises:
-            UnreadableVideoError: there is no such video, or it has to be re-encoded and that is not asked for.
+            UnreadableVideoError: there is no such video, or it has to be re-encoded and that is not asked for
+                or does not help (it has one frame alone).
         """
         if os.path.isdir(path):
             raise UnreadableVideoError(path, "it is a folder without video files", "name files, or other folders")
@@ -82,4 +83,8 @@ class VideoSource:
         if self.stand_ins is None:
             raise UnreadableVideoError(path, reason, "re-encode it, or let reencode_dir in the config do it")
         stand_in = self.stand_ins.get(path)
-        return CompressedVideo(stand_in, self.indices.get(stand_in), on_corrupt=self.on_corrupt)
+        index = self.indices.get(stand_in)
+        reason = index.refusal(self.streams)
+        if reason is not None:
+            raise UnreadableVideoError(path, f"re-encoded, {reason}", "leave it out of the list")
+        return CompressedVideo(stand_in, index, on_corrupt=self.on_corrupt)

@@ -91,7 +91,7 @@ class VideoIndex:
                 return f"decoders of its codec ({self.codec}) export no motion vectors"
             if self.vector_obstacle:
                 return f"motion vectors cannot be accumulated: {self.vector_obstacle}"
-            if "P" not in self.types:
+            if all(gop.length == 1 for gop in self.gops):
                 return "it has no P-frame, so no motion vectors"
         return self.order_obstacle if "rgb" in streams else None
 

@@ -42,8 +42,8 @@ def show(
             <name>_streams.png or .mp4 in the current folder if not given.
 
     Raises:
-        UnreadableVideoError: the video cannot be decoded.
-        ValueError: an option out of range, or a video without two frames.
+        UnreadableVideoError: the video cannot be decoded, or has one frame only.
+        ValueError: an option out of range.
     """
     target = Path(output or f"{Path(path).stem}_streams{'.mp4' if video else '.png'}")
     _check_target(target, path, video)
@@ -78,8 +78,6 @@ def _opened(path: str) -> Iterator[CompressedVideo]:
     console = Console(stderr=True)
     with console.status("reading"):
         video = source.open(path)
-    if video.num_frames < 2:
-        raise ValueError(f"{path}: expected two frames or more, with motion from one to the next; it has one")
     if video.path != path:
         reason = indices.get(path).refusal(STREAMS)
         print(f"{path}: its vectors cannot be read ({reason}): shown from a re-encoding", file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from datamodules import video_source
-from datamodules.bitstream import UnreadableVideoError, build_index
+from datamodules.bitstream import UnreadableVideoError, build_index, encode_frames
 from datamodules.index_cache import IndexCache
 from datamodules.video_source import ReencodeCache, VideoSource, default_reencode_dir
 
@@ -44,6 +44,14 @@ def test_plain_frames_of_a_stand_in_are_those_of_the_original(b_frame_video, tmp
     with av.open(str(b_frame_video)) as container:
         originals = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     assert np.abs(frames.astype(int) - originals).mean() < 3
+
+
+def test_one_frame_has_no_vectors_re_encoded_either(tmp_path):
+    path = tmp_path / "still.mp4"
+    encode_frames([np.zeros((64, 64, 3), np.uint8)], path)
+    with pytest.raises(UnreadableVideoError, match="re-encoded, it has no P-frame") as error:
+        source(["iframe", "mv"], ReencodeCache(str(tmp_path / "re"))).open(str(path))
+    assert error.value.path == str(path)
 
 
 def test_names_as_long_as_file_systems_allow(b_frame_video, tmp_path):

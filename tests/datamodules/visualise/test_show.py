@@ -166,5 +166,5 @@ def test_errors_are_one_line_and_write_nothing(
 def test_one_frame_is_refused_by_the_users_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     encode_frames([np.zeros((32, 32, 3), np.uint8)], tmp_path / "one.mp4")
     assert failing(capsys, "one.mp4") == (
-        "error: one.mp4: expected two frames or more, with motion from one to the next; it has one\n"
+        "error: one.mp4: re-encoded, it has no P-frame, so no motion vectors; leave it out of the list\n"
     )
