@@ -125,7 +125,7 @@ class ClipReader:
     def plan(self, path: str, rng: np.random.Generator | None = None) -> ClipPlan:
         """What `read` would read; arguments and errors as there, but for those of decoding."""
         video = self.source.open(path)
-        upright = _upright_size(video)
+        upright = video.index.upright_size
         self._check_size(path, *upright)
         frames = self.sampler.draw(video.num_frames, motion=self.motion, rng=rng)
         clips = [[self._place(int(frame), video) for frame in clip] for clip in frames]
@@ -171,9 +171,3 @@ class ClipReader:
             reference=self.reference,
             colorspace=self.colorspace,
         )
-
-
-def _upright_size(video: CompressedVideo) -> tuple[int, int]:
-    """(height, width) in pixels, once frames are turned as the file's rotation flag says."""
-    size = (video.height, video.width)
-    return size if video.index.rotation % 180 == 0 else size[::-1]

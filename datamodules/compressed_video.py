@@ -76,7 +76,7 @@ class CompressedVideoDataModule(LightningDataModule):
             uses the user's cache folder.
         index_cache: folder that keeps the videos' indices between runs; None: in memory.
         on_corrupt: what to do about a damaged frame: "raise" counts its video as unreadable, "skip" lets the last
-            intact frame before it in its GOP stand in, and names such videos with their number of damaged frames.
+            intact frame before it in its GOP stand in, and names such videos in the logs and reports.
         lazy: whether test and predict give `LazyClipBatch`es, read and decoded by the model stream by stream, for
             networks with early exits (`WeightedInferenceModule`).
         max_bad_videos: unreadable videos that fit accepts in the training split, per process: a number, or a fraction

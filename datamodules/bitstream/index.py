@@ -14,6 +14,8 @@ from itertools import pairwise
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
 from datamodules.bitstream.coded_pictures import CodedPicture, coded_pictures
 from datamodules.bitstream.container import MAX_PIXELS, limit_decoder, open_container
@@ -100,6 +102,11 @@ class VideoIndex:
         """Whether pictures can be read from the file by offset and size."""
         return bool((self.offsets >= 0).all())
 
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(height, width) in pixels, once `rotation` is applied."""
+        return (self.height, self.width) if self.rotation % 180 == 0 else (self.width, self.height)
+
     @cached_property
     def places(self) -> np.ndarray:
         """(P,) int64: the place of each coded picture in the order shown, -1 for what is never shown."""
@@ -179,33 +186,18 @@ def build_index(path: str | os.PathLike[str]) -> VideoIndex:
 
 def _index_container(path: str, container: InputContainer) -> VideoIndex:
     stream = container.streams.video[0]
-    context = stream.codec_context
-    if context is None:
-        raise UnreadableVideoError(path, "FFmpeg has no decoder for its video stream", "re-encode it elsewhere")
-    if not 0 < context.width * context.height <= MAX_PIXELS:
-        came = f"its pictures are {context.width}x{context.height}"
-        raise UnreadableVideoError(
-            path, f"{came}, expected 1 to {MAX_PIXELS} pixels", "scale it down, or fetch it again"
-        )
+    context = _checked_context(path, stream)
     parser = PictureParser(context.name, context.extradata or b"")
-    offsets, sizes, pts, headers = [], [], [], []
-    with open(path, "rb") as file:
-        for picture in coded_pictures(container, parser):
-            offsets.append(_find_slice(file.fileno(), picture))
-            sizes.append(len(picture.data))
-            pts.append(_NO_PTS if picture.pts is None else picture.pts)
-            headers.append(picture.header)
+    offsets, sizes, pts, headers = _locate_pictures(path, container, parser)
     types = "".join(header.type for header in headers)
     if "I" not in types:
         raise UnreadableVideoError(path, "its video stream holds no I-frame", "fetch it again, or re-encode it")
     frame_duration = float(1 / (stream.average_rate or stream.guessed_rate or Fraction(25)))
-    seconds = _seconds(np.array(pts, np.int64), stream.time_base or Fraction(1), frame_duration)
-    shown = _order_shown(types, seconds)
+    times = _seconds(pts, stream.time_base or Fraction(1), frame_duration)
+    shown = _order_shown(types, times)
     if "B" in types and parser.types_tell_order:
         shown = _order_by_types(types)
-        seconds[shown] = np.sort(seconds[shown])  # AVI has the times of decoding
-    stores_order = container.format.name != "avi" and _NO_PTS not in pts and len(set(pts)) == len(pts)
-    may_reorder = "B" in types if parser.exports_vectors else bool(context.has_b_frames)
+        times[shown] = np.sort(times[shown])  # AVI has the times of decoding
     return VideoIndex(
         path=path,
         codec=context.name,
@@ -214,20 +206,51 @@ def _index_container(path: str, container: InputContainer) -> VideoIndex:
         rotation=_rotation(container),
         extradata=context.extradata or b"",
         frame_duration=frame_duration,
-        offsets=np.array(offsets, np.int64),
-        sizes=np.array(sizes, np.int64),
-        times=seconds,
+        offsets=offsets,
+        sizes=sizes,
+        times=times,
         types=types,
         shown=shown,
         entries=_entries(headers),
         exports_vectors=parser.exports_vectors,
         vector_obstacle=parser.vector_obstacle or _structure_obstacle(headers),
-        order_obstacle=(
-            "its container does not store when its B-frames are shown"
-            if may_reorder and not stores_order and not parser.types_tell_order
-            else None
-        ),
+        order_obstacle=_order_obstacle(container, parser, types, pts),
     )
+
+
+def _checked_context(path: str, stream: VideoStream) -> VideoCodecContext:
+    context = stream.codec_context
+    if context is None:
+        raise UnreadableVideoError(path, "FFmpeg has no decoder for its video stream", "re-encode it elsewhere")
+    if not 0 < context.width * context.height <= MAX_PIXELS:
+        reason = f"its pictures are {context.width}x{context.height}, expected 1 to {MAX_PIXELS} pixels"
+        raise UnreadableVideoError(path, reason, "scale it down, or fetch it again")
+    return context
+
+
+def _locate_pictures(
+    path: str, container: InputContainer, parser: PictureParser
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Picture]]:
+    """Offsets, sizes and presentation times, (P,) int64, and headers of the coded pictures."""
+    rows, headers = [], []
+    with open(path, "rb") as file:
+        for picture in coded_pictures(container, parser):
+            time = _NO_PTS if picture.pts is None else picture.pts
+            rows.append((_find_slice(file.fileno(), picture), len(picture.data), time))
+            headers.append(picture.header)
+    offsets, sizes, pts = np.array(rows, np.int64).reshape(-1, 3).T
+    return offsets.copy(), sizes.copy(), pts, headers
+
+
+def _order_obstacle(container: InputContainer, parser: PictureParser, types: str, pts: np.ndarray) -> str | None:
+    """Why the order in which frames are shown is not known."""
+    may_reorder = (
+        "B" in types if parser.exports_vectors else bool(container.streams.video[0].codec_context.has_b_frames)
+    )
+    stores_order = container.format.name != "avi" and (pts != _NO_PTS).all() and len(np.unique(pts)) == len(pts)
+    if may_reorder and not stores_order and not parser.types_tell_order:
+        return "its container does not store when its B-frames are shown"
+    return None
 
 
 def _rotation(container: InputContainer) -> int:

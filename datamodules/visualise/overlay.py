@@ -13,7 +13,7 @@ from datamodules.bitstream import CompressedVideo
 from datamodules.bitstream.frames import Reference
 from datamodules.visualise.colors import motion_colors, motion_scale, residual_colors
 from datamodules.visualise.legend import against, draw_residual_bar, draw_wheel, shortened
-from datamodules.visualise.walk import SeenFrame, spread_positions, upright_size, walk
+from datamodules.visualise.walk import SeenFrame, spread_positions, walk
 
 PANELS = ("frame, its motion as arrows", "motion", "residual")
 _NUM_SCALE_GOPS = 8
@@ -62,7 +62,7 @@ def draw_overlay(
     """
     gops = range(len(video.gops)) if gop is None else [gop]
     scale = motion_scale(_sample(video, gops, reference))
-    painter = OverlayPainter(upright_size(video), scale, name, against(reference))
+    painter = OverlayPainter(video.index.upright_size[::-1], scale, name, against(reference))
     return (painter.paint(seen, _caption(video, seen)) for seen in walk(video, gops, reference))
 
 

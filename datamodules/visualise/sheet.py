@@ -13,7 +13,7 @@ from datamodules.bitstream import CompressedVideo
 from datamodules.bitstream.frames import Reference
 from datamodules.visualise.colors import motion_colors, motion_scale, residual_colors
 from datamodules.visualise.legend import against, draw_residual_bar, draw_wheel, shortened
-from datamodules.visualise.walk import read_iframe, read_pframes, spread_positions, upright_size
+from datamodules.visualise.walk import read_iframe, read_pframes, spread_positions
 
 STREAMS = ("frame", "motion", "residual")
 
@@ -59,7 +59,7 @@ def draw_streams(
         raise ValueError(f"{name}: GOP {gop} has an I-frame only; choose another (--gop)")
     seen = read_pframes(video, gop, spread_positions(video.gops[gop], num_positions), reference)
     scale = motion_scale(at.mv for at in seen)
-    figure, axes = _grid(["I-frame", *(f"P-frame {at.position}" for at in seen)], *upright_size(video))
+    figure, axes = _grid(["I-frame", *(f"P-frame {at.position}" for at in seen)], *video.index.upright_size[::-1])
     _show(axes[0, 0], read_iframe(video, gop).rgb)
     draw_wheel(axes[0, 1], scale)
     draw_residual_bar(axes[0, 2])

@@ -50,12 +50,6 @@ def walk(video: CompressedVideo, gops: Iterable[int], reference: Reference = "if
             yield from read_pframes(video, gop, range(start, min(start + run, length)), reference)
 
 
-def upright_size(video: CompressedVideo) -> tuple[int, int]:
-    """(width, height) in pixels of the frames of a walk."""
-    size = video.width, video.height
-    return size[::-1] if video.index.rotation % 180 else size
-
-
 def read_iframe(video: CompressedVideo, gop: int) -> SeenFrame:
     """The I-frame of a GOP, at rest."""
     iframe = video.read(gop=gop, streams=["iframe"]).turned(video.index.rotation).iframe
