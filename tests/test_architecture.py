@@ -15,9 +15,14 @@ PURE = (
     "lightning_modules.lazy_inference",
     "datamodules.bitstream",
 )
-COMMANDS = tuple(
-    f"lightning_modules.{name}"
-    for name in ("cli", "trainer_cli", "run_directory", "loggers", "report", "flatness_comparison", "trade_off_comparison")
+COMMANDS = (
+    "lightning_modules.cli",
+    "lightning_modules.trainer_cli",
+    "lightning_modules.run_directory",
+    "lightning_modules.loggers",
+    "lightning_modules.report",
+    "lightning_modules.flatness_comparison",
+    "lightning_modules.trade_off_comparison",
 )
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
