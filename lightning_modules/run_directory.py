@@ -10,6 +10,7 @@ run_dir/
   predictions.jsonl             results of `predict`
   flatness.json, .png, ...      of the callback `Flatness`
   trade_off.json, .csv, .png    of the callback `TradeOff`
+  exits.json, exits.csv         of a lazy `test`
 """
 
 import json
@@ -27,7 +28,7 @@ FREE_KEYS |= {"trainer.accelerator", "trainer.devices", "trainer.num_nodes", "tr
 FREE_KEYS |= {"trainer.max_epochs", "trainer.max_time", "trainer.logger", "trainer.log_every_n_steps"}
 FREE_KEYS |= {"trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.enable_checkpointing"}
 FREE_KEYS |= {"trainer.num_sanity_val_steps", "trainer.profiler", "trainer.detect_anomaly", "trainer.barebones"}
-FREE_LEAVES = {"num_workers", "pin_memory", "eval_batch_size", "index_cache", "predict_paths"}
+FREE_LEAVES = {"num_workers", "pin_memory", "eval_batch_size", "index_cache", "predict_paths", "lazy"}
 
 
 class RunError(ValueError):
@@ -76,7 +77,7 @@ class RunDirectory:
         """Delete what runs have written here, and nothing else."""
         names = "config.yaml metrics.csv fit.json test.json validate.json predictions.jsonl wandb_id"
         names += " flatness.json flatness.png flatness_lines.csv flatness_planes.csv"
-        names += " trade_off.json trade_off.csv trade_off.png"
+        names += " trade_off.json trade_off.csv trade_off.png exits.json exits.csv"
         for file in [self.last, self.best, *(self.path / name for name in names.split())]:
             file.unlink(missing_ok=True)
 
