@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 UT_INTERACTION ?= data/ut_interaction
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-figures demo-study ut-interaction-figures test test-slow lint bench-reader bench-lazy bench-distillation
+.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation
 .NOTPARALLEL:
 
 # The demo: every step is a command that a user could type, and is left out where its result is there.
@@ -52,8 +52,11 @@ runs/demo/report.html: $(TESTED:%=runs/demo/%/test.json) runs/demo/fusion/predic
 demo-figures: $(VENV)/.installed ## the demo over 3 seeds, with the I-frame network at 56 pixels too (25 minutes)
 	$(BIN)/python tests/benchmarks/demo_figures.py
 
-demo-study: $(VENV)/.installed ## distillation and weighted inference beside their baselines, 3 seeds (45 minutes)
-	$(BIN)/python tests/benchmarks/demo_study.py
+demo-study: $(VENV)/.installed ## distillation and weighted inference beside their baselines, 3 seeds, after demo-figures
+	$(BIN)/python tests/benchmarks/distillation_study.py demo
+
+ut-interaction-study: $(VENV)/.installed ## the same on UT-Interaction, 5 folds, after ut-interaction-figures
+	$(BIN)/python tests/benchmarks/distillation_study.py ut_interaction --root $(UT_INTERACTION)
 
 ut-interaction-figures: $(VENV)/.installed ## 60 real clips, 5 folds, 3 seeds (55 minutes at most); their folder: UT_INTERACTION
 	$(BIN)/python tests/benchmarks/ut_interaction_figures.py --root $(UT_INTERACTION)
