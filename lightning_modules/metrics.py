@@ -131,7 +131,7 @@ class EarlyExitMetrics(nn.Module):
         self.exited.update(F.one_hot(exits, len(self.exited.hits)).T)
         nothing = taken.new_empty(len(self.exited.hits), 0, taken.shape[1])
         for metric in (self.combined, self.alone):  # which torchmetrics would miss
-            metric.update(nothing, labels[:0])
+            metric.update(nothing, hard_labels(labels[:0]))
 
     def compute(self, exit_names: Sequence[str]) -> dict[str, Tensor]:
         """Those of ``ClassificationMetrics``; ``top1``, ``top1_alone`` and ``exited``, each ``/<exit>``, if known."""

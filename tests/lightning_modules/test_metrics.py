@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, top_k_accuracy_score
 
-from lightning_modules.metrics import AccuracyPerExit, ClassificationMetrics
+from lightning_modules.metrics import AccuracyPerExit, ClassificationMetrics, EarlyExitMetrics
 
 
 def evaluate(metrics: ClassificationMetrics, logits: torch.Tensor, labels: torch.Tensor, cuts: list[int]) -> dict:
@@ -64,3 +64,18 @@ def test_accuracies_per_exit(num_exits: int) -> None:
         metric.update(logits[:, start:end], labels[start:end])
     expected = [top_k_accuracy_score(labels, scores, k=1) for scores in logits]
     assert [accuracy.item() for accuracy in metric.compute()] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_metrics_of_early_exits(soft: bool) -> None:
+    """Six videos; exit 1 is always right, exit 2 never, and every third video leaves at it."""
+    labels, exits = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([0, 0, 1, 0, 0, 1])
+    right = torch.eye(3)[labels]
+    outputs = torch.stack([right, -right])
+    metrics, given = EarlyExitMetrics(2, 3), 0.8 * right + 0.1 if soft else labels
+    for chosen in (slice(0, 4), slice(4, 4), slice(4, 6)):
+        metrics.update(outputs[:, chosen].flip(0), outputs[:, chosen], exits[chosen], given[chosen])
+    came = {name: value.item() for name, value in metrics.compute(["a", "b"]).items()}
+    expected = {"top1/a": 1, "top1/b": 0, "top1_alone/a": 0, "top1_alone/b": 1, "exited/a": 4 / 6, "exited/b": 2 / 6}
+    assert {name: came[name] for name in expected} == pytest.approx(expected)
+    assert (came["num_videos"], came["top1"]) == (6, pytest.approx(4 / 6))
