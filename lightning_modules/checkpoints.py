@@ -1,6 +1,7 @@
 """Checkpoints, and networks out of those of ``RecognitionModule``: no pickle is executed, the config rebuilds them."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ def build_network(config: Mapping[str, Any]) -> nn.Module:
     """Build a network from its ``class_path`` and ``init_args``."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=nn.Module)
-    return parser.instantiate(parser.parse_object({"network": dict(config)})).network
+    # A copy: the parser puts objects of its own into what it is given.
+    return parser.instantiate(parser.parse_object({"network": deepcopy(dict(config))})).network
 
 
 def freeze(module: nn.Module) -> nn.Module:

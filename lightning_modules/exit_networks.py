@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jsonargparse import Namespace
+
 from lightning_modules.agreement import check_same_classes, num_classes_of
 from lightning_modules.checkpoints import TrainedNetwork, build_network, load_network, read_checkpoint
 from lightning_modules.networks.early_exit import EarlyExitNetwork, EarlyExitNetworks
@@ -46,8 +48,9 @@ def attach_exits(sources: Mapping[str, str], exits: Layouts) -> ExitNetworks:
 
     Args:
         sources: checkpoint by stream.
-        exits: layout of internal classifiers (see ``exit_layout``) of all networks, or by stream; ``{}`` for none but
-            the network's own.
+        exits: name of a layout of internal classifiers, for all networks; or by stream a name, or by depth the
+            ``class_path`` and ``init_args`` of classifiers (see ``exit_layout``); ``{}`` for none but the networks'
+            own.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -99,7 +102,15 @@ def _layout_of(stream: str, exits: Layouts, sources: Mapping[str, str]) -> Any:
         raise ValueError(
             f"`model.init_args.exits`: expected one layout, or one for each of {list(sources)}, came {list(exits)}"
         )
-    return exits[stream]
+    return _plain(exits[stream])
+
+
+def _plain(layout: Any) -> Any:
+    """Nested values as YAML has them: command lines make objects of classes, with None for what is not given."""
+    values = layout.as_dict() if isinstance(layout, Namespace) else layout
+    if not isinstance(values, Mapping):
+        return values
+    return {key: _plain(value) for key, value in values.items() if value is not None}
 
 
 def _check_source(stream: str, source: TrainedNetwork, first: TrainedNetwork) -> None:

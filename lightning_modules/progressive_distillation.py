@@ -52,7 +52,8 @@ class ProgressiveDistillationModule(LightningModule):
     Args:
         networks: checkpoint of a ``RecognitionModule`` by stream.
         stages: the callback that puts teachers in charge, ``callbacks.ProgressiveStages``; None: among the trainer's.
-        exits: layout of internal classifiers (see ``exit_layout``), of all networks or by stream.
+        exits: internal classifiers: the name of a layout for all networks, or one by stream; there also by depth, as
+            ``{mv: {layer2: {class_path: lightning_modules.networks.LinearClassifier}}}`` (see ``exit_layout``).
         loss: what classifiers learn from a teacher.
         optimizer: makes the optimizer from parameter groups.
         lr_scheduler: makes the scheduler from the optimizer.

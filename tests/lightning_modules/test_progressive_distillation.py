@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -325,3 +326,26 @@ class TestRefusals:
     def test_prediction_by_many_exits(self, distilled, tmp_path):
         with pytest.raises(ValueError, match="fit a WeightedInferenceModule on its checkpoint"):
             make_trainer(tmp_path).predict(distilled, Clips(), return_predictions=False)
+
+
+def test_classifiers_at_chosen_depths_by_the_command_line(
+    tmp_path: Path, tiny_config: Path, save_network: Callable[..., str], streamkd: Callable[..., int | None]
+) -> None:
+    classes = "lightning_modules.networks"
+    wide = {"class_path": f"{classes}.InternalClassifier", "init_args": {"channels": 3}}
+    config = yaml.safe_load(tiny_config.read_text())
+    config["model"] = {
+        "class_path": "lightning_modules.progressive_distillation.ProgressiveDistillationModule",
+        "init_args": {
+            "networks": {"residual": save_network(tmp_path, "residual")},
+            "exits": {"residual": {"stem": {"class_path": f"{classes}.LinearClassifier"}, "layer3": wide}},
+            "stages": {"class_path": "callbacks.ProgressiveStages", "init_args": {"teachers": ["residual"]}},
+        },
+    }
+    config["trainer"]["max_epochs"] = 1
+    tiny_config.write_text(yaml.safe_dump(config))
+    assert streamkd("fit", "--config", tiny_config) == 0
+    assert streamkd("test", "--config", tmp_path / "run/config.yaml") == 0
+    networks = load_exit_networks(str(tmp_path / "run/checkpoints/last.ckpt"), key="`exits`").networks
+    assert networks.exit_names == ("residual/stem", "residual/layer3", "residual/final")
+    assert networks.get_submodule("networks.residual.classifiers.layer3.head.conv").weight.shape == (3, 16, 3, 3)
