@@ -141,7 +141,7 @@ def distillation(tmp_path: Path, save_network: Callable[..., str], tiny_config: 
         "class_path": "lightning_modules.progressive_distillation.ProgressiveDistillationModule",
         "init_args": {
             "networks": {stream: save_network(tmp_path, stream) for stream in streams},
-            "exits": "linear",
+            "exits": "convolutional",
             "stages": {"class_path": "callbacks.ProgressiveStages", "init_args": {"teachers": streams}},
             "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
             "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.ExponentialLR", "init_args": {"gamma": 0.5}},
