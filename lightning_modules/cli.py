@@ -24,6 +24,7 @@ from typing import Any
 from jsonargparse import ArgumentError, auto_cli
 
 from lightning_modules.freed_memory import keep_freed_memory
+from lightning_modules.idle_threads import let_idle_threads_sleep
 from lightning_modules.run_directory import RunFinished
 
 EXPECTED = (ArgumentError, ValueError, OSError, ModuleNotFoundError)
@@ -108,6 +109,7 @@ def _run(args: list[str]) -> None:
     if name in COMMANDS:
         _run_plain(name, args[1:])
         return
+    let_idle_threads_sleep()
     # Imported late: Lightning takes seconds that plain commands need not wait for.
     from lightning_modules.trainer_cli import TrainerCLI
 
