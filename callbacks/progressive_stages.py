@@ -34,7 +34,7 @@ class ProgressiveStages(Callback):
     """Puts one teacher after the other in charge.
 
     Works on a module that is ``Taught``. The stage follows from the epoch alone, so a resumed run needs no state. Runs
-    on the setup of fit, its start, and the starts of epochs and batches. Logs ``stage``; prints a line at a switch.
+    on the setup of fit, its start, and the starts of epochs and batches. Logs ``stage``; prints who takes over.
 
     Args:
         teachers: in the order in which they teach: streams, ``own`` (each network's own classifier) or ``labels``
@@ -55,6 +55,7 @@ class ProgressiveStages(Callback):
         self.restart_lr = restart_lr
         self.first_epochs: list[int] = []
         self.stage = 0
+        self._announced: int | None = None
         if not self.teachers or len(self.lengths) != len(self.teachers) or min(self.lengths) <= 0:
             raise ValueError(
                 "`stages`: expected at least one of `teachers`, and a positive length for each in `lengths`; came "
@@ -87,10 +88,8 @@ class ProgressiveStages(Callback):
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Taught) -> None:  # type: ignore[override]
         stage = self._put_in_charge(trainer, pl_module)
-        if trainer.current_epoch == self.first_epochs[stage]:
-            trainer.print(self._describe(stage, trainer.max_epochs or 0))
-            if stage and self.restart_lr:
-                pl_module.restart_schedule()
+        if stage and self.restart_lr and trainer.current_epoch == self.first_epochs[stage]:
+            pl_module.restart_schedule()
 
     @override
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Taught, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
@@ -98,20 +97,28 @@ class ProgressiveStages(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """The stages' first epochs, from which a resumed run must not differ, and the teacher in charge."""
-        return {"first_epochs": self.first_epochs, "stage": self.stage, "teacher": self.teachers[self.stage]}
+        """The stages, from which a resumed run must not differ, and the teacher in charge."""
+        return {**self._layout, "stage": self.stage, "teacher": self.teachers[self.stage]}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.first_epochs and state_dict["first_epochs"] != self.first_epochs:
+        saved = {key: state_dict[key] for key in self._layout}
+        if self.first_epochs and saved != self._layout:
             raise ValueError(
-                f"the checkpoint's stages begin with epochs {state_dict['first_epochs']}, those of `stages` with "
-                f"{self.first_epochs}; give the same `lengths` and `trainer.max_epochs`, or start anew"
+                f"the checkpoint has stages {saved}, `stages` gives {self._layout}; give the same `teachers`, "
+                "`lengths` and `trainer.max_epochs`, or start anew"
             )
+
+    @property
+    def _layout(self) -> dict[str, Any]:
+        return {"teachers": self.teachers, "first_epochs": self.first_epochs}
 
     def _put_in_charge(self, trainer: pl.Trainer, pl_module: Taught) -> int:
         self.stage = self.stage_at(trainer.current_epoch)
         pl_module.teacher = self.teachers[self.stage]
+        if self._announced != self.stage:
+            self._announced = self.stage
+            trainer.print(self._describe(self.stage, trainer.max_epochs or 0))
         return self.stage
 
     def _describe(self, stage: int, max_epochs: int) -> str:

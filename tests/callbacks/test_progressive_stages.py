@@ -113,9 +113,13 @@ def test_a_checkpoint_names_the_stage_and_refuses_others():
     stages = ProgressiveStages(["mv", "iframe"], [2, 4])
     fit(stages)
     state = stages.state_dict()
-    assert state == {"first_epochs": [0, 2], "stage": 1, "teacher": "iframe"}
+    assert state == {"teachers": ["mv", "iframe"], "first_epochs": [0, 2], "stage": 1, "teacher": "iframe"}
     other = ProgressiveStages(["mv", "iframe"], [3, 3])
     other.load_state_dict(state)  # in a test there is no run to lay stages out over
     fit(other)
-    with pytest.raises(ValueError, match=r"begin with epochs \[0, 2\], those of `stages` with \[0, 3\]"):
+    with pytest.raises(ValueError, match=r"first_epochs': \[0, 2\]}, `stages` gives .*first_epochs': \[0, 3\]"):
         other.load_state_dict(state)
+    reversed_order = ProgressiveStages(["iframe", "mv"], [2, 4])
+    fit(reversed_order)
+    with pytest.raises(ValueError, match=r"teachers': \['mv', 'iframe'\].*gives .*\['iframe', 'mv'\]"):
+        reversed_order.load_state_dict(state)
