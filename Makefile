@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 
 install: $(VENV)/.installed ## make the virtual environment
 
-demo: runs/demo/report.html ## make data, train three streams, fuse them, predict, report (8 minutes on 2 cores)
+demo: runs/demo/report.html ## make data, train three streams, fuse them, predict, report (11 minutes on 2 cores)
 	@echo
 	@echo "The report is in $(abspath $<)"
 
