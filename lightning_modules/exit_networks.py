@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
+from torch import Tensor
 
-from lightning_modules.agreement import check_same_classes, num_classes_of
+from datamodules.clip import ClipBatch
+from lightning_modules.agreement import check_same_classes, num_classes_of, stream_of
 from lightning_modules.checkpoints import TrainedNetwork, build_network, load_network, read_checkpoint
+from lightning_modules.ensemble import average_views
 from lightning_modules.networks.early_exit import EarlyExitNetwork, EarlyExitNetworks
 
 # Where a module that holds exit networks keeps their configs in its checkpoint, and them among its weights.
@@ -88,6 +92,14 @@ def load_exit_networks(path: str, *, key: str) -> ExitNetworks:
     weights = {k.removeprefix(NETWORKS): v for k, v in checkpoint["state_dict"].items() if k.startswith(NETWORKS)}
     built.networks.load_state_dict(weights)
     return built
+
+
+def exit_logits(networks: EarlyExitNetworks, batch: ClipBatch, device: torch.device) -> Tensor:
+    """The logits of each exit, averaged over views: (B, K, num_classes) float32, in order of ``exit_names``."""
+    streams = {stream: stream_of(batch, stream, network) for stream, network in networks.networks.items()}
+    if len(batch) == 0:
+        return torch.zeros(0, len(networks.exit_names), networks.num_classes, device=device)
+    return average_views(networks(streams).float(), batch.num_views)
 
 
 def _with_exits(config: dict[str, Any], layout: Any) -> dict[str, Any]:

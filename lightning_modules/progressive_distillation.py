@@ -16,11 +16,10 @@ from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from datamodules.clip import ClipBatch
-from lightning_modules.agreement import check_classes, check_labelled, check_streams, stream_of
+from lightning_modules.agreement import check_classes, check_labelled, check_streams
 from lightning_modules.analysis.flatness import FlatnessTarget
 from lightning_modules.analysis.loss_surface import cross_entropy
-from lightning_modules.ensemble import average_views
-from lightning_modules.exit_networks import STATE, ExitNetworks, Layouts, attach_exits
+from lightning_modules.exit_networks import STATE, ExitNetworks, Layouts, attach_exits, exit_logits
 from lightning_modules.hyper_parameters import live_arguments
 from lightning_modules.losses import SoftTargetLoss, hard_label_cross_entropy
 from lightning_modules.metrics import AccuracyPerExit, hard_labels
@@ -95,11 +94,7 @@ class ProgressiveDistillationModule(LightningModule):
 
     def forward(self, batch: ClipBatch) -> Tensor:
         """Classify the B videos of a batch at every exit: (B, K, num_classes) float32, in order of ``exit_names``."""
-        networks = self.networks
-        streams = {s: stream_of(batch, s, network) for s, network in networks.networks.items()}
-        if len(batch) == 0:
-            return torch.zeros(0, len(networks.exit_names), networks.num_classes, device=self.device)
-        return average_views(networks(streams).float(), batch.num_views)
+        return exit_logits(self.networks, batch, self.device)
 
     def losses(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The terms of the loss by name, each a sum over internal classifiers of means over the batch.

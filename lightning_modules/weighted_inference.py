@@ -19,12 +19,11 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from typing_extensions import override
 
 from datamodules.clip import ClipBatch, LazyClipBatch
-from lightning_modules.agreement import check_classes, check_labelled, check_streams, stream_of
+from lightning_modules.agreement import check_classes, check_labelled, check_streams
 from lightning_modules.analysis.exit_order import cheapest_first
 from lightning_modules.checkpoints import freeze
 from lightning_modules.ensemble import (
     Connection,
-    average_views,
     check_threshold,
     combine,
     connect,
@@ -33,7 +32,7 @@ from lightning_modules.ensemble import (
     take,
 )
 from lightning_modules.exit_networks import STATE as NETWORKS_STATE
-from lightning_modules.exit_networks import ExitNetworks, attach_exits, load_exit_networks
+from lightning_modules.exit_networks import ExitNetworks, attach_exits, exit_logits, load_exit_networks
 from lightning_modules.lazy_inference import lazy_infer
 from lightning_modules.metrics import EarlyExitMetrics, hard_labels
 from lightning_modules.networks.early_exit import EarlyExitNetworks
@@ -133,11 +132,7 @@ class WeightedInferenceModule(LightningModule):
     @torch.no_grad()
     def exit_logits(self, batch: ClipBatch) -> Tensor:
         """The logits of each exit alone, averaged over views: (K, B, num_classes) float32, in order."""
-        networks = self.networks
-        if len(batch) == 0:
-            return torch.zeros(len(networks.exit_names), 0, networks.num_classes, device=self.device)
-        streams = {stream: stream_of(batch, stream, network) for stream, network in networks.networks.items()}
-        return average_views(networks(streams).float(), batch.num_views).transpose(0, 1)
+        return exit_logits(self.networks, batch, self.device).transpose(0, 1)
 
     @override
     def setup(self, stage: str) -> None:
