@@ -4,11 +4,10 @@ Soufleri, Ravikumar, Roy, "Advancing Compressed Video Action Recognition through
 (arXiv 2407.02713), section 3. One run trains every exit of every network, where the public code makes a run of each.
 """
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -16,10 +15,11 @@ from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from datamodules.clip import ClipBatch
-from lightning_modules.agreement import check_classes, check_labelled, check_streams
+from lightning_modules.agreement import check_labelled
 from lightning_modules.analysis.flatness import FlatnessTarget
 from lightning_modules.analysis.loss_surface import cross_entropy
-from lightning_modules.exit_networks import STATE, ExitNetworks, Layouts, attach_exits, exit_logits
+from lightning_modules.exit_networks import ExitNetworks, Layouts, attach_exits, exit_logits
+from lightning_modules.exit_networks_module import ExitNetworksModule
 from lightning_modules.hyper_parameters import live_arguments
 from lightning_modules.losses import SoftTargetLoss, hard_label_cross_entropy
 from lightning_modules.metrics import AccuracyPerExit, hard_labels
@@ -29,7 +29,7 @@ from lightning_modules.parameter_rules import ParameterRule, build_optimizer, bu
 OWN, LABELS = "own", "labels"
 
 
-class ProgressiveDistillationModule(LightningModule):
+class ProgressiveDistillationModule(ExitNetworksModule):
     """Internal classifiers of trained, frozen networks, learning from the networks' own classifiers.
 
     ::
@@ -72,11 +72,10 @@ class ProgressiveDistillationModule(LightningModule):
         lr_interval: Literal["epoch", "step"] = "epoch",
         parameter_rules: list[ParameterRule] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(networks)
         self.save_hyperparameters(
             ignore=live_arguments("stages", "loss", "optimizer", "lr_scheduler", "parameter_rules")
         )
-        self.sources = networks
         self.layouts = exits
         self.stages = stages
         self.loss = loss or SoftTargetLoss()
@@ -85,7 +84,6 @@ class ProgressiveDistillationModule(LightningModule):
         self.lr_interval = lr_interval
         self.parameter_rules = parameter_rules or []
         self.teacher: str | None = None
-        self.exit_networks: ExitNetworks | None = None
 
     @property
     def teachers(self) -> list[str]:
@@ -134,16 +132,17 @@ class ProgressiveDistillationModule(LightningModule):
         return targets
 
     @override
-    def setup(self, stage: str) -> None:
-        # A resumed fit gets its networks from the checkpoint, which is read later: missing files may be none of our
-        # business here. `configure_optimizers` knows.
-        if (
-            stage == "fit"
-            and self.exit_networks is None
-            and all(Path(path).is_file() for path in self.sources.values())
-        ):
-            self._adopt(attach_exits(self.sources, self.layouts))
-        self._check_data()
+    def read_sources(self) -> ExitNetworks:
+        return attach_exits(self.sources, self.layouts)
+
+    @override
+    def adopt(self, exit_networks: ExitNetworks) -> None:
+        super().adopt(exit_networks)
+        for stream, network in self.networks.networks.items():
+            if len(network.exit_names) == 1:  # type: ignore[arg-type]
+                raise ValueError(f"`model.init_args.exits.{stream}`: expected internal classifiers to teach, came none")
+        self.accuracies = AccuracyPerExit(len(self.networks.exit_names))
+        self.mean_loss = MeanMetric()
 
     @override
     def configure_callbacks(self) -> list[Callback]:
@@ -152,7 +151,7 @@ class ProgressiveDistillationModule(LightningModule):
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if self.exit_networks is None:
-            self._adopt(attach_exits(self.sources, self.layouts))
+            self.load_sources()
         optimizer = build_optimizer(self.optimizer, self.networks, self.parameter_rules)
         return with_schedule(optimizer, self.lr_scheduler, self.lr_interval)
 
@@ -185,13 +184,6 @@ class ProgressiveDistillationModule(LightningModule):
         return loss
 
     @override
-    def on_validation_start(self) -> None:
-        if self.exit_networks is None:
-            raise ValueError(f"{type(self).__name__} has no networks: run `fit`, or give its checkpoint (--ckpt_path)")
-
-    on_test_start = on_validation_start
-
-    @override
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         self._evaluate(batch)
 
@@ -213,39 +205,6 @@ class ProgressiveDistillationModule(LightningModule):
             "the exits of this model do not yet add up to one prediction: fit a WeightedInferenceModule on its "
             "checkpoint (configs/demo/wise.yaml), and predict with that"
         )
-
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        assert self.exit_networks is not None
-        checkpoint[STATE] = self.exit_networks.state()
-
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint[STATE]
-        if state["configs"].keys() != self.sources.keys():
-            raise ValueError(
-                f"the checkpoint is of streams {list(state['configs'])}, `model.init_args.networks` names "
-                f"{list(self.sources)}"
-            )
-        self._adopt(ExitNetworks.from_state(state))
-        self._check_data()
-
-    def _adopt(self, exit_networks: ExitNetworks) -> None:
-        """Take over networks with exits, and make what depends on them."""
-        self.exit_networks = exit_networks
-        self.networks = exit_networks.networks
-        for stream, network in self.networks.networks.items():
-            if len(network.exit_names) == 1:  # type: ignore[arg-type]
-                raise ValueError(f"`model.init_args.exits.{stream}`: expected internal classifiers to teach, came none")
-        self.accuracies = AccuracyPerExit(len(self.networks.exit_names))
-        self.mean_loss = MeanMetric()
-
-    def _check_data(self) -> None:
-        """Check the DataModule against the networks, once both are there."""
-        if self.exit_networks is not None and self._trainer is not None:
-            datamodule = getattr(self.trainer, "datamodule", None)
-            check_streams(datamodule, self.sources)
-            check_classes(datamodule, self.networks.num_classes, self.exit_networks.classes)
 
     def _evaluate(self, batch: ClipBatch) -> None:
         """Take in a batch, unless no video of it could be read."""

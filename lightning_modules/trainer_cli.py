@@ -26,6 +26,7 @@ from callbacks.step_seeds import StepSeeds
 from callbacks.test_report import TestReport
 from datamodules.whole_file import open_whole
 from lightning_modules.checkpoints import check_model
+from lightning_modules.exit_networks_module import ExitNetworksModule
 from lightning_modules.loggers import LoggerName, make_logger
 from lightning_modules.run_directory import RunDirectory, RunFinished
 
@@ -142,6 +143,11 @@ class TrainerCLI(LightningCLI):
         config = self.config[self.subcommand].clone()
         config.overwrite, config.ckpt_path = False, None
         return self._parser(self.subcommand).dump(config, skip_none=False)
+
+    def before_fit(self) -> None:
+        """Networks of other runs are read before DistributedDataParallel, which refuses a module that has none yet."""
+        if isinstance(self.model, ExitNetworksModule) and self.option("ckpt_path") is None:
+            self.model.load_sources()
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

@@ -6,20 +6,18 @@ Soufleri, Ravikumar, Roy, "Advancing Compressed Video Action Recognition through
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torchmetrics.utilities.distributed import gather_all_tensors
 from typing_extensions import override
 
 from datamodules.clip import ClipBatch, LazyClipBatch
-from lightning_modules.agreement import check_classes, check_labelled, check_streams
+from lightning_modules.agreement import check_labelled
 from lightning_modules.analysis.exit_order import cheapest_first
 from lightning_modules.checkpoints import freeze
 from lightning_modules.ensemble import (
@@ -31,19 +29,19 @@ from lightning_modules.ensemble import (
     fit_exit_scales,
     take,
 )
-from lightning_modules.exit_networks import STATE as NETWORKS_STATE
 from lightning_modules.exit_networks import ExitNetworks, attach_exits, exit_logits, load_exit_networks
+from lightning_modules.exit_networks_module import ExitNetworksModule
 from lightning_modules.lazy_inference import lazy_infer
 from lightning_modules.metrics import EarlyExitMetrics, hard_labels
 from lightning_modules.networks.early_exit import EarlyExitNetworks
 from lightning_modules.predictions import Predictions
 
-# What a checkpoint holds beside the weights and the networks' configs: the order of exits, logits gathered so far.
+# What a checkpoint holds beside the networks: the order of exits, logits gathered so far.
 STATE = "weighted_inference"
 CHEAPEST: Literal["cheapest"] = "cheapest"
 
 
-class WeightedInferenceModule(LightningModule):
+class WeightedInferenceModule(ExitNetworksModule):
     """Trained, frozen networks with exits in one order; the output of an exit is a weighted sum of the logits so far.
 
     ::
@@ -97,7 +95,7 @@ class WeightedInferenceModule(LightningModule):
         l1_from: int = 6,
         non_negative: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(networks or {})
         if bool(networks) == bool(exits):
             raise ValueError(
                 "expected checkpoints by stream in `model.init_args.networks`, or one checkpoint in "
@@ -109,7 +107,6 @@ class WeightedInferenceModule(LightningModule):
             )
         connect(connection, torch.ones(1, 1))
         self.save_hyperparameters()
-        self.sources = networks or {}
         self.exits = exits
         self.order = order
         self.connection = connection
@@ -117,7 +114,6 @@ class WeightedInferenceModule(LightningModule):
         self.l1 = l1
         self.l1_from = l1_from
         self.non_negative = non_negative
-        self.exit_networks: ExitNetworks | None = None
         self.gathered: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @property
@@ -134,14 +130,30 @@ class WeightedInferenceModule(LightningModule):
         """The logits of each exit alone, averaged over views: (K, B, num_classes) float32, in order."""
         return exit_logits(self.networks, batch, self.device).transpose(0, 1)
 
+    @property
     @override
-    def setup(self, stage: str) -> None:
-        # A resumed fit gets its networks from the checkpoint, which is read later: missing files may be none of our
-        # business here. `configure_optimizers` knows.
-        sources = [self.exits] if self.exits else list(self.sources.values())
-        if stage == "fit" and self.exit_networks is None and all(Path(path).is_file() for path in sources):
-            self._load_sources()
-        self._check_data()
+    def source_files(self) -> list[str]:
+        return [self.exits] if self.exits else super().source_files
+
+    @override
+    def read_sources(self) -> ExitNetworks:
+        if self.exits:
+            return load_exit_networks(self.exits, key="`model.init_args.exits`")
+        return attach_exits(self.sources, {})
+
+    @override
+    def load_sources(self) -> None:
+        super().load_sources()
+        self._put_in_order(None if self.order == CHEAPEST else self.order)
+
+    @override
+    def adopt(self, exit_networks: ExitNetworks) -> None:
+        super().adopt(exit_networks)
+        num_exits = len(self.networks.exit_names)
+        # A parameter, since optimizers and DistributedDataParallel refuse modules without; its gradient is always 0.
+        self.scales = nn.Parameter(torch.eye(num_exits, device=self.device))
+        self.val_metrics = EarlyExitMetrics(num_exits, self.networks.num_classes)
+        self.test_metrics = EarlyExitMetrics(num_exits, self.networks.num_classes)
 
     @override
     def train(self, mode: bool = True) -> "WeightedInferenceModule":
@@ -166,15 +178,6 @@ class WeightedInferenceModule(LightningModule):
         if self.trainer.is_last_batch:
             self._fit()
         return 0 * self.scales.sum()
-
-    @override
-    def on_validation_start(self) -> None:
-        if self.exit_networks is None:
-            raise ValueError(
-                f"{type(self).__name__} has no networks: run `fit`, or give its own checkpoint (--ckpt_path)"
-            )
-
-    on_test_start = on_predict_start = on_validation_start
 
     @override
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:  # type: ignore[override]
@@ -203,50 +206,28 @@ class WeightedInferenceModule(LightningModule):
     @override
     def configure_optimizers(self) -> Optimizer:
         if self.exit_networks is None:
-            self._load_sources()
+            self.load_sources()
         # Changes nothing, but counts: without steps of an optimizer, Lightning writes no checkpoint.
         return SGD([self.scales], lr=0.0)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        assert self.exit_networks is not None
+        super().on_save_checkpoint(checkpoint)
         gathered = list(self._gather()) if self.gathered else []
         exit_names = list(self.networks.exit_names)
-        checkpoint[NETWORKS_STATE] = self.exit_networks.state()
         checkpoint[STATE] = {"order": self.order, "exit_names": exit_names, "gathered": gathered}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state, configs = checkpoint[STATE], checkpoint[NETWORKS_STATE]["configs"]
-        if self.sources and configs.keys() != self.sources.keys():
-            raise ValueError(
-                f"the checkpoint fuses {list(configs)}, `model.init_args.networks` names {list(self.sources)}"
-            )
+        state = checkpoint[STATE]
         if state["order"] != self.order:
             raise ValueError(
                 f"the checkpoint's scales are for `model.init_args.order: {state['order']}`, came {self.order}; "
                 "correct it, or fit anew in another `run_dir`"
             )
-        self._adopt(ExitNetworks.from_state(checkpoint[NETWORKS_STATE]))
+        super().on_load_checkpoint(checkpoint)
         self._put_in_order(state["exit_names"])
         self.gathered = [tuple(state["gathered"])] if state["gathered"] else []
-        self._check_data()
-
-    def _load_sources(self) -> None:
-        """Read the networks from the checkpoints that the arguments name."""
-        key = "`model.init_args.exits`"
-        self._adopt(load_exit_networks(self.exits, key=key) if self.exits else attach_exits(self.sources, {}))
-        self._put_in_order(None if self.order == CHEAPEST else self.order)
-
-    def _adopt(self, exit_networks: ExitNetworks) -> None:
-        """Take over networks with exits, and make what depends on their number."""
-        self.exit_networks = exit_networks
-        self.networks = exit_networks.networks
-        num_exits = len(self.networks.exit_names)
-        # A parameter, since optimizers and DistributedDataParallel refuse modules without; its gradient is always 0.
-        self.scales = nn.Parameter(torch.eye(num_exits, device=self.device))
-        self.val_metrics = EarlyExitMetrics(num_exits, self.networks.num_classes)
-        self.test_metrics = EarlyExitMetrics(num_exits, self.networks.num_classes)
 
     def _put_in_order(self, order: list[str] | None) -> None:
         networks: Any = dict(self.networks.networks.items())
@@ -260,14 +241,6 @@ class WeightedInferenceModule(LightningModule):
             networks = ExitNetworks.from_state(self.exit_networks.state()).networks
             clips = {stream: torch.empty(1, *batch.streams[stream].shape[1:]) for stream in networks.networks}
         self._put_in_order(list(cheapest_first(networks, clips)))
-
-    def _check_data(self) -> None:
-        """Check the DataModule against the networks, once both are there."""
-        if self.exit_networks is not None and self._trainer is not None:
-            datamodule = getattr(self.trainer, "datamodule", None)
-            check_streams(datamodule, self.networks.networks)
-            if not self.trainer.predicting:
-                check_classes(datamodule, self.networks.num_classes, self.exit_networks.classes)
 
     def _fit(self) -> None:
         """Solve for the scales on all ranks alike."""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 from callbacks.csv_log import read_rows
+from lightning_modules.cli import main
 
 STREAMKD = Path(sys.executable).with_name("streamkd")
 TWO_RANKS = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
@@ -120,6 +122,42 @@ def test_one_rank_and_two_train_alike_at_equal_global_batch(tiny_config: Path, t
         run("fit", "--config", tiny_config, *alike, *ranks, *options)
     assert torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt")["global_step"] == 10
     torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=0, atol=1e-5)
+
+
+def distillation_config(tiny_config: Path, networks: dict[str, str]) -> Path:
+    """Exits without BatchNorm on networks of both streams, an epoch by either teacher."""
+    config = yaml.safe_load(tiny_config.read_text())
+    stages = {"class_path": "callbacks.ProgressiveStages", "init_args": {"teachers": list(networks)}}
+    config["model"] = {
+        "class_path": "lightning_modules.progressive_distillation.ProgressiveDistillationModule",
+        "init_args": {"networks": networks, "exits": "linear", "stages": stages},
+    }
+    config["data"]["init_args"]["streams"] = list(networks)
+    tiny_config.write_text(yaml.safe_dump(config))
+    return tiny_config
+
+
+@pytest.mark.slow
+def test_one_rank_and_two_distil_alike_at_equal_global_batch(
+    tiny_config: Path, tmp_path: Path, save_network: Callable[..., str]
+) -> None:
+    networks = {stream: save_network(tmp_path, stream) for stream in ("residual", "iframe")}
+    config = distillation_config(tiny_config, networks)
+    for name, ranks, batch_size in (("one", (), 2), ("two", TWO_RANKS, 1)):
+        options = ("--run_dir", tmp_path / name, "--data.init_args.batch_size", batch_size)
+        run("fit", "--config", config, *ranks, *options)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert not torch.equal(one["networks.networks.iframe.classifiers.layer1.head.fc.bias"], torch.zeros(2))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+
+
+def test_a_missing_teacher_is_named_before_other_ranks_start(
+    tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = distillation_config(tiny_config, {"residual": str(tmp_path / "gone.ckpt")})
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(config), *TWO_RANKS])
+    assert "gone.ckpt; train the network first, or correct `model.init_args.networks`" in capsys.readouterr().err
 
 
 @pytest.mark.slow

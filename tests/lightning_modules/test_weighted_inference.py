@@ -300,7 +300,7 @@ def test_a_checkpoint_of_other_streams_is_refused(tmp_path: Path, sources: dict[
     trainer = make_trainer(tmp_path)
     trainer.fit(WeightedInferenceModule(sources), Clips())
     path = trainer.checkpoint_callback.best_model_path
-    with pytest.raises(ValueError, match=r"the checkpoint fuses \['mv', 'iframe'\], .* names \['mv'\]"):
+    with pytest.raises(ValueError, match=r"the checkpoint is of streams \['mv', 'iframe'\], .* names \['mv'\]"):
         make_trainer(tmp_path).test(WeightedInferenceModule({"mv": sources["mv"]}), Clips(), ckpt_path=path)
 
 
