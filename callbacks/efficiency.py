@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
@@ -16,6 +15,7 @@ from callbacks.all_ranks import gather_objects
 from datamodules.clip import LazyClipBatch
 from datamodules.whole_file import open_whole
 from lightning_modules.analysis.efficiency import Departures, ExitEfficiency, efficiency_by_exit, exit_costs
+from lightning_modules.console_table import print_table
 from lightning_modules.lazy_inference import LazyPredictions
 from lightning_modules.metrics import hard_labels
 
@@ -63,8 +63,7 @@ class Efficiency(pl.Callback):
         costs = exit_costs(networks, self._batch.shapes, num_views=self._batch.num_views)
         rows = efficiency_by_exit(Departures.joined(parts), networks.exit_names, costs)
         write_efficiency(self.folder, rows)
-        console = Console()
-        (console if console.is_terminal else Console(width=120)).print(_table(rows))
+        print_table(_table(rows))
 
 
 def write_efficiency(folder: Path, rows: list[ExitEfficiency]) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from typing_extensions import override
 
 from callbacks.all_ranks import gather_objects
 from datamodules.whole_file import open_whole
+from lightning_modules.console_table import print_table
 
 Record = dict[str, Any]
 
@@ -71,9 +71,7 @@ class PredictionWriter(pl.Callback):
             return
         with open_whole(self.path) as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        console = Console()
-        console = console if console.is_terminal else Console(width=160)
-        console.print(_table(records[: self.table_rows]))
+        print_table(_table(records[: self.table_rows]), width=160)
         print(f"{len(records)} predictions in {self.path}", flush=True)
 
 

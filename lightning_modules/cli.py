@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, auto_cli
+from jsonargparse import ArgumentError, ArgumentParser
 
 from lightning_modules.freed_memory import keep_freed_memory
 from lightning_modules.idle_threads import let_idle_threads_sleep
@@ -71,7 +71,7 @@ class Command:
 
 
 COMMANDS = {
-    "cost": Command("lightning_modules.cost_command.print_cost", "Count what an experiment's network computes."),
+    "cost": Command("lightning_modules.cost_command.print_cost", "Count what an experiment's networks compute."),
     "demo-data": Command("datamodules.demo.make_demo_data", "Make the demo's videos."),
     "flatness": Command(
         "lightning_modules.flatness_comparison.compare_flatness", "Draw measured flatness of several runs side by side."
@@ -121,13 +121,9 @@ def _run(args: list[str]) -> None:
 def _run_plain(name: str, args: list[str]) -> None:
     command = COMMANDS[name]
     function = command.load()
-    auto_cli(
-        function,
-        args=_with_values(args, function),
-        prog=f"streamkd {name}",
-        exit_on_error=False,
-        as_positional=command.is_positional,
-    )
+    parser = ArgumentParser(prog=f"streamkd {name}", description=command.summary, exit_on_error=False)
+    parser.add_function_arguments(function, as_group=False, as_positional=command.is_positional)
+    function(**parser.instantiate(parser.parse_args(_with_values(args, function))))
 
 
 def _with_values(args: list[str], function: Callable[..., Any]) -> list[str]:

@@ -1,51 +1,123 @@
-"""The command `streamkd cost`: what the network of a configuration computes; nothing is trained, read or fetched."""
+"""The command `streamkd cost`: what the networks of a configuration compute; nothing is trained or read but them."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import yaml
+from rich.table import Table
+from torch import Tensor, nn
 
 from lightning_modules.analysis.cost import Convention, cost_of
 from lightning_modules.checkpoints import build_network, without_weights
+from lightning_modules.console_table import print_table
+from lightning_modules.exit_networks import ExitNetworks, attach_exits, load_exit_networks
+from lightning_modules.networks.early_exit import EarlyExitNetworks
 
 
 def print_cost(
-    experiment: str,
+    config: str,
     *,
     convention: Convention = "multiply_adds",
-    num_frames: int = 1,
+    num_frames: int | None = None,
     size: int | None = None,
     depth: int = 2,
 ) -> None:
-    """Print what the network of an experiment computes for one clip, by module and by exit.
+    """Print what the network of an experiment computes, or its networks with their exits.
+
+    A table has parameters and, for one view and all views of a test video, every convention: multiply_adds, paper
+    (ResKD's tables) and with_attention. Below it, one view by module and by exit.
 
     Args:
-        experiment: YAML file with `model.init_args.network`.
-        convention: what counts: multiply_adds, paper (ResKD's tables) or with_attention.
-        num_frames: frames of the clip; 1 gives the cost of a frame.
+        config: YAML file of the experiment; with `model.init_args.network`, or of exits whose checkpoints are there.
+        convention: what counts in the tables by module and exit.
+        num_frames: of a view; None: as the experiment tests. 1 gives the cost of a frame.
         size: side of the frames in pixels; None takes `data.init_args.size`.
-        depth: how deep into the network the table goes.
+        depth: how deep into the networks the table by module goes.
 
     Raises:
-        ValueError: the file has no such network, or no size while none is given.
+        ValueError: the file has no network, or no size while none is given.
+        FileNotFoundError: a checkpoint of a network with exits is missing.
     """
-    config = yaml.safe_load(Path(experiment).read_text())
-    section = _lookup(config, "model", "init_args", "network")
-    if not isinstance(section, Mapping):
-        raise ValueError(f"{experiment}: expected a network in `model.init_args.network`, came {section!r}")
-    size = size or _lookup(config, "data", "init_args", "size")
-    if not isinstance(size, int):
-        raise ValueError(
-            f"{experiment}: expected one side in pixels in `data.init_args.size`, came {size!r}; use --size"
-        )
+    experiment = _read(Path(config))
+    networks = _networks(config, experiment)
     with torch.device("meta"):
-        network = build_network(without_weights(section))
-        channels = int(network.in_channels)  # type: ignore[arg-type]
-        clip = torch.empty(1, num_frames, channels, size, size)
-        cost = cost_of(network, clip, convention=convention)
-    print(f"{section['class_path']} on a clip of {tuple(clip.shape)}\n\n{cost.table(depth)}")
+        clips = {s: torch.empty(_clip(config, experiment, s, n, num_frames, size)) for s, n in networks.items()}
+    print_table(_totals(networks, clips, _num_views(experiment)))
+    model, inputs = _joined(networks, clips)
+    print(f"\n{cost_of(model, inputs, convention=convention).table(depth)}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The configuration with the files that it names by relative paths, e.g. `data: ../data/x.yaml`."""
+    config = yaml.safe_load(path.read_text())
+    bodies = {key: path.parent / value for key, value in config.items() if str(value).endswith(".yaml")}
+    return {**config, **{key: _read(body) for key, body in bodies.items()}}
+
+
+def _networks(path: str, experiment: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """By stream, on the meta device."""
+    options = _lookup(experiment, "model", "init_args") or {}
+    if isinstance(options.get("network"), Mapping):
+        with torch.device("meta"):
+            network = build_network(without_weights(options["network"]))
+        return {options.get("stream", "clip"): network}
+    networks = _exit_networks(path, options).networks.networks
+    return {stream: network.to("meta") for stream, network in networks.items()}
+
+
+def _exit_networks(path: str, options: Mapping[str, Any]) -> ExitNetworks:
+    """Those of checkpoints: with new exits where there are stages to teach them, with exits they have, or without."""
+    sources, exits = options.get("networks"), options.get("exits")
+    if sources:
+        return attach_exits(sources, (exits or "convolutional") if "stages" in options else {})
+    if isinstance(exits, str):
+        return load_exit_networks(exits, key="`model.init_args.exits`")
+    raise ValueError(
+        f"{path}: expected a network in `model.init_args.network`, or checkpoints in `model.init_args.networks` or "
+        f"`model.init_args.exits`, came {sorted(options)}"
+    )
+
+
+def _clip(
+    path: str, experiment: Mapping[str, Any], stream: str, network: nn.Module, num_frames: int | None, size: int | None
+) -> tuple[int, ...]:
+    """(1, T, C, H, W) of one view."""
+    options = _lookup(experiment, "data", "init_args") or {}
+    sides = options.get("size")
+    side = size or (sides.get(stream) if isinstance(sides, Mapping) else sides)
+    if not isinstance(side, int):
+        raise ValueError(f"{path}: expected one side in pixels in `data.init_args.size`, came {sides!r}; use --size")
+    frames = num_frames or options.get("test_segments") or options.get("num_segments") or 1
+    return 1, frames, int(network.in_channels), side, side  # type: ignore[arg-type]
+
+
+def _num_views(experiment: Mapping[str, Any]) -> int:
+    options = _lookup(experiment, "data", "init_args") or {}
+    return options.get("test_clips", 1) * options.get("test_crops", 1)
+
+
+def _totals(networks: Mapping[str, nn.Module], clips: Mapping[str, Tensor], num_views: int) -> Table:
+    conventions: tuple[Convention, ...] = get_args(Convention)
+    table = Table("network", "input", "M parameters", *(f"G {name}" for name in conventions))
+    for stream, network in networks.items():
+        costs = [cost_of(network, clips[stream], convention=convention).total for convention in conventions]
+        parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+        rows = {
+            f"1 view of {tuple(clips[stream].shape[1:])}": 1,
+            f"a video, {num_views} view{'s' * (num_views > 1)}": num_views,
+        }
+        for shown, count in rows.items():
+            table.add_row(stream, shown, f"{parameters:.2f}", *(f"{count * cost / 1e9:.3f}" for cost in costs))
+    return table
+
+
+def _joined(networks: dict[str, Any], clips: dict[str, Tensor]) -> tuple[nn.Module, Any]:
+    """One model for all of them, and what it takes."""
+    if len(networks) == 1:
+        return next(iter(networks.values())), next(iter(clips.values()))
+    return EarlyExitNetworks(networks), clips
 
 
 def _lookup(values: Any, *keys: str) -> Any:

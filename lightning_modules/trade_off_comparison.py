@@ -4,13 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from datamodules.whole_file import open_whole
 from lightning_modules.analysis.published_trade_off import published_points
 from lightning_modules.analysis.trade_off import MeasuredTradeOff
 from lightning_modules.analysis.trade_off_plot import draw_trade_offs
 from lightning_modules.analysis.trade_off_table import table_of, write_table
+from lightning_modules.console_table import print_table
 
 
 def compare_trade_offs(runs: Sequence[Path], output: Path) -> None:
@@ -32,8 +31,7 @@ def compare_trade_offs(runs: Sequence[Path], output: Path) -> None:
         write_table(file, measured)
     with open_whole(output, "wb") as file:
         figure.savefig(file, format="png", dpi=150)
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table_of(measured))
+    print_table(table_of(measured))
     print(f"{len(measured)} runs in {output} and {output.with_suffix('.csv')}", flush=True)
 
 
