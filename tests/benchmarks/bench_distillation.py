@@ -11,6 +11,7 @@ import platform
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,9 +25,11 @@ from datamodules.clip import ClipBatch
 from datamodules.compressed_video import CompressedVideoDataModule
 from datamodules.demo import make_demo_data
 from datamodules.transforms import normalise_batch
+from lightning_modules.exit_networks import ExitNetworks
 from lightning_modules.freed_memory import keep_freed_memory
 from lightning_modules.losses import soft_target_cross_entropy
 from lightning_modules.networks import EarlyExitNetwork, EarlyExitNetworks, resnet10, resnet18, resnet50
+from lightning_modules.progressive_distillation import ProgressiveDistillationModule
 
 CHANNELS = {"mv": 2, "residual": 3, "iframe": 3}
 Networks = dict[str, EarlyExitNetwork]
@@ -44,40 +47,59 @@ def paper_networks() -> Networks:
     return {s: EarlyExitNetwork(backbone, layouts[s]) for s, backbone in backbones.items()}
 
 
-def random_streams(batch_size: int, side: int) -> dict[str, torch.Tensor]:
-    return {s: torch.randn(batch_size, 3, channels, side, side) for s, channels in CHANNELS.items()}
+def random_batch(batch_size: int, side: int) -> ClipBatch:
+    return ClipBatch(
+        streams={s: torch.randn(batch_size, 3, channels, side, side) for s, channels in CHANNELS.items()},
+        labels=torch.zeros(batch_size, dtype=torch.int64),
+        indices=torch.arange(batch_size),
+        paths=[""] * batch_size,
+        seconds=torch.zeros(batch_size, dtype=torch.float64),
+        corrupt_frames=torch.zeros(batch_size, dtype=torch.int64),
+        substituted=torch.zeros(batch_size, dtype=torch.bool),
+    )
 
 
 def classifiers_of(networks: Networks) -> list[torch.nn.Parameter]:
     return [p for network in networks.values() for p in network.classifiers.parameters()]
 
 
-class Step:
-    """A distillation step, as `ProgressiveDistillationModule` makes it, and its necessary part."""
+class Distillation:
+    """The product's own training step, and an optimizer for it."""
 
-    def __init__(self, networks: Networks, streams: dict[str, torch.Tensor]) -> None:
-        self.networks, self.streams = networks, streams
-        self.all = EarlyExitNetworks(networks)
-        self.students = [k for k, name in enumerate(self.all.exit_names) if not name.endswith("final")]
+    def __init__(self, networks: Networks) -> None:
+        self.module = ProgressiveDistillationModule(dict.fromkeys(networks, ""))
+        self.module.adopt(ExitNetworks(EarlyExitNetworks(networks), {}, []))
+        self.module.train()
         self.optimizer = torch.optim.Adam(classifiers_of(networks))
 
-    def ours(self) -> None:
+    def step(self, batch: ClipBatch, teacher: str) -> None:
         """Forward, loss, backward and the optimizer's step."""
-        logits = self.all(self.streams)
-        loss = soft_target_cross_entropy(logits[:, self.students], logits[:, -1]).sum()
+        self.module.teacher = teacher
+        loss = self.module.training_step(batch, 0)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+
+
+class Step:
+    """A distillation step and its necessary part."""
+
+    def __init__(self, networks: Networks, batch: ClipBatch) -> None:
+        self.networks, self.batch = networks, batch
+        self.distillation = Distillation(networks)
+
+    def ours(self) -> None:
+        self.distillation.step(self.batch, "iframe")
 
     def necessary(self) -> None:
         """Three forward passes, and the classifiers' forward and backward, without a loss or an optimizer."""
         outputs = []
         for stream, network in self.networks.items():
             with torch.no_grad():
-                features = network.backbone.forward_features(self.streams[stream])
+                features = network.backbone.forward_features(self.batch.streams[stream])
                 network.backbone.forward_head(features["layer4"])
             outputs += [classifier(features[name]).sum() for name, classifier in network.classifiers.items()]
-        self.optimizer.zero_grad()
+        self.distillation.optimizer.zero_grad()
         torch.stack(outputs).sum().backward()
 
 
@@ -89,27 +111,27 @@ class Run:
 
     def ours(self) -> None:
         """One run teaches the exits of all networks."""
+        distillation = Distillation(self.networks)
         for teacher in CHANNELS:
-            self._epoch([*CHANNELS], [*CHANNELS], teacher)
+            for batch in self._batches([*CHANNELS]):
+                distillation.step(batch, teacher)
 
     def separate(self) -> None:
         """A run for each network; the teacher's stream and forward pass where it is another's."""
         for student in CHANNELS:
             for teacher in CHANNELS:
-                self._epoch(list(dict.fromkeys([student, teacher])), [student], teacher)
+                self._epoch(student, teacher)
 
-    def _epoch(self, streams: list[str], students: list[str], teacher: str) -> None:
-        optimizer = torch.optim.Adam(classifiers_of({s: self.networks[s] for s in students}))
-        for batch in self._batches(streams):
-            logits = {s: self.networks[s](batch.streams[s]) for s in students}
-            if teacher not in logits:
+    def _epoch(self, student: str, teacher: str) -> None:
+        optimizer = torch.optim.Adam(classifiers_of({student: self.networks[student]}))
+        for batch in self._batches(list(dict.fromkeys([student, teacher]))):
+            logits = self.networks[student](batch.streams[student])
+            targets = logits[:, -1]
+            if teacher != student:
                 with torch.no_grad():
                     targets = self.networks[teacher].backbone(batch.streams[teacher])
-            else:
-                targets = logits[teacher][:, -1]
-            exits = torch.cat([logits[s][:, :-1] for s in students], dim=1)
             optimizer.zero_grad()
-            soft_target_cross_entropy(exits, targets).sum().backward()
+            soft_target_cross_entropy(logits[:, :-1], targets).sum().backward()
             optimizer.step()
 
     def _batches(self, streams: list[str]) -> Iterator[ClipBatch]:
@@ -142,14 +164,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     rounds = parser.parse_args().rounds
     keep_freed_memory()
+    warnings.filterwarnings("ignore", message=r".*self.log\(\).*")  # there is no trainer to log to
     torch.manual_seed(0)
     console = Console(width=110)
     console.print(
         f"{platform.machine()}, {torch.get_num_threads()} threads; torch {torch.__version__}; {rounds} rounds"
     )
     table = Table("job", "baseline", "ratio", "quartiles")
-    demo = Step(demo_networks(), random_streams(24, 112))
-    paper = Step(paper_networks(), random_streams(4, 224))
+    demo = Step(demo_networks(), random_batch(24, 112))
+    paper = Step(paper_networks(), random_batch(4, 224))
     with tempfile.TemporaryDirectory() as folder:
         make_demo_data(folder, num_train=120, num_val=12, num_test=12)
         run = Run(Path(folder), demo_networks())
