@@ -53,7 +53,7 @@ demo-figures: $(VENV)/.installed ## the demo over 3 seeds, with the I-frame netw
 	$(BIN)/python tests/benchmarks/demo_figures.py
 
 demo-study: $(VENV)/.installed ## distillation and weighted inference beside their baselines, 3 seeds, after demo-figures
-	$(BIN)/python tests/benchmarks/distillation_study.py demo
+	$(BIN)/python tests/benchmarks/distillation_study.py demo --curvature cross-entropy progressive
 
 ut-interaction-study: $(VENV)/.installed ## the same on UT-Interaction, 5 folds, after ut-interaction-figures
 	$(BIN)/python tests/benchmarks/distillation_study.py ut_interaction --root $(UT_INTERACTION)

@@ -34,6 +34,7 @@ INTERNAL = [f"{stream}/layer{depth}" for stream in STREAMS for depth in (1, 2, 3
 ALONE = "test/top1_alone/"
 # Without what measures flatness and trade-off.
 CALLBACKS = "--trainer.callbacks=[{class_path: callbacks.channels_last.ChannelsLast}]"
+FLATNESS = ("--trainer.callbacks+=callbacks.flatness.Flatness", "--trainer.callbacks.hold=[conv1,input_bn]")
 
 Row = dict[str, Any]
 
@@ -74,9 +75,13 @@ class Unit:
         """A command of this unit, its output in a file of the unit."""
         command(*arguments, log=self.folder / "study.log")
 
+    @property
+    def keys(self) -> Row:
+        return {"seed": self.seed, "fold": "" if self.fold is None else self.fold}
+
     def distil(self, method: str) -> str:
         """Trains the exits by one method; returns the checkpoint."""
-        run, teachers = method.replace(", ", "-").replace(" ", "-"), TEACHERS[method]
+        run, teachers = run_of(method), TEACHERS[method]
         sixths = [1, 1, 4] if len(teachers) == 3 else [6]
         if not (self.folder / run / "fit.json").exists():
             self.run(
@@ -90,7 +95,7 @@ class Unit:
 
     def weigh(self, method: str, exits: str, connection: str) -> dict[str, float]:
         """Test metrics of the exits, combined by one connection; scales are fitted once a method."""
-        fitted = f"{method.replace(', ', '-').replace(' ', '-')}-wise"
+        fitted = f"{run_of(method)}-wise"
         report = self.folder / f"{fitted}-{connection}.json"
         if not report.exists():
             chosen = [*self.options("wise", fitted), f"--model.exits={exits}", "--model.threshold=1"]
@@ -105,10 +110,10 @@ class Unit:
         rows: list[Row] = []
         for method, connection in product(methods, CONNECTIONS):
             metrics = self.weigh(method, self.distil(method), connection)
-            keys = {"seed": self.seed, "fold": "" if self.fold is None else self.fold, "method": method}
             rows += [
                 {
-                    **keys,
+                    **self.keys,
+                    "method": method,
                     "connection": connection,
                     "exit": name.removeprefix(ALONE),
                     "videos": int(metrics["test/num_videos"]),
@@ -120,6 +125,36 @@ class Unit:
             ]
         print(f"seed {self.seed}, fold {self.fold}: done", flush=True)
         return rows
+
+    def curvature(self, methods: Sequence[str]) -> list[Row]:
+        """A row for every method and network: how flat the minimum is that its internal classifiers are in."""
+        rows: list[Row] = []
+        for method in methods:
+            run = run_of(method)
+            report = self.folder / run / "flatness.json"
+            if not report.exists():
+                self.run("test", *self.options("pkd", run), *FLATNESS)
+            targets = json.loads(report.read_text())["targets"]
+            rows += [
+                {
+                    **self.keys,
+                    "method": method,
+                    "network": name.removesuffix("/exits"),
+                    "samples": found["trace"]["num_samples"],
+                    "loss": round(found["loss"], 4),
+                    "trace": round(found["trace"]["value"], 2),
+                    "standard error": round(found["trace"]["standard_error"], 2),
+                    "top eigenvalue": round(found["top_eigenvalue"]["value"], 2),
+                }
+                for name, found in targets.items()
+                if name.endswith("/exits")
+            ]
+        return rows
+
+
+def run_of(method: str) -> str:
+    """The folder of a method's run."""
+    return method.replace(", ", "-").replace(" ", "-")
 
 
 def demo_units(seeds: Sequence[int], folder: Path, root: Path | None) -> list[Unit]:
@@ -173,11 +208,25 @@ def show(rows: Sequence[Row], methods: Sequence[str]) -> None:
         Console(width=110).print(table)
 
 
+def show_curvature(rows: Sequence[Row], methods: Sequence[str]) -> None:
+    """A table of Hessian traces and top eigenvalues."""
+    title = "internal classifiers: Hessian trace / top eigenvalue of the cross-entropy"
+    table = Table("taught by", *STREAMS, title=title)
+    for method in methods:
+        cells = []
+        for stream in STREAMS:
+            chosen = [row for row in rows if row["method"] == method and row["network"] == stream]
+            cells.append(" / ".join(spread([row[column] for row in chosen]) for column in ("trace", "top eigenvalue")))
+        table.add_row(method, *cells)
+    Console(width=110).print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("subject", choices=SUBJECTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=TEACHERS, default=list(TEACHERS))
+    parser.add_argument("--curvature", nargs="*", choices=TEACHERS, default=[], help="methods to measure flatness of")
     parser.add_argument("--folder", type=Path, help="of the networks' runs")
     parser.add_argument("--root", type=Path, help="of the data")
     parser.add_argument("--output", type=Path, help="CSV file")
@@ -192,8 +241,13 @@ def main() -> None:
     began = time.monotonic()
     with ThreadPoolExecutor(given.jobs) as pool:
         rows = [row for found in pool.map(lambda unit: unit.measure(given.methods), units) for row in found]
-    write_rows(given.output or Path(f"tests/benchmarks/results/{given.subject}_study.csv"), rows)
+        curvature = [row for found in pool.map(lambda unit: unit.curvature(given.curvature), units) for row in found]
+    output = given.output or Path(f"tests/benchmarks/results/{given.subject}_study.csv")
+    write_rows(output, rows)
     show(rows, given.methods)
+    if curvature:
+        write_rows(output.with_stem(f"{output.stem}_curvature"), curvature)
+        show_curvature(curvature, given.curvature)
     print(f"{(time.monotonic() - began) / 60:.0f} minutes")
 
 
