@@ -79,14 +79,18 @@ def check_model(path: str | Path, model: Mapping[str, Any]) -> None:
             )
 
 
-def load_network(path: str) -> TrainedNetwork:
+def load_network(path: str, *, key: str = "`model.init_args.networks`") -> TrainedNetwork:
     """Read the network of a ``RecognitionModule`` from its checkpoint.
+
+    Args:
+        path: the checkpoint.
+        key: the option that names it, for messages.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no checkpoint of a ``RecognitionModule`` trained from a config.
     """
-    checkpoint = read_checkpoint(path, key="`model.init_args.networks`")
+    checkpoint = read_checkpoint(path, key=key)
     hparams = checkpoint.get("hyper_parameters", {})
     if not isinstance(hparams.get("network"), Mapping) or "stream" not in hparams:
         raise ValueError(

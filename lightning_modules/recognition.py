@@ -43,6 +43,8 @@ class RecognitionModule(LightningModule):
         freeze_batch_norm: train with BatchNorm's running statistics, left as they are; weights and biases still learn.
     """
 
+    LIVE_ARGUMENTS: tuple[str, ...] = ("network", "optimizer", "lr_scheduler", "parameter_rules")
+
     def __init__(
         self,
         network: nn.Module,
@@ -59,7 +61,7 @@ class RecognitionModule(LightningModule):
         super().__init__()
         if multi_label and label_smoothing:
             raise ValueError(f"expected `label_smoothing: 0` with `multi_label: true`, came {label_smoothing}")
-        self.save_hyperparameters(ignore=live_arguments("network", "optimizer", "lr_scheduler", "parameter_rules"))
+        self.save_hyperparameters(ignore=live_arguments(*self.LIVE_ARGUMENTS))
         self.network = network
         self.stream = stream
         self.optimizer = optimizer
@@ -91,6 +93,10 @@ class RecognitionModule(LightningModule):
             return {"binary_cross_entropy": _multi_label_cross_entropy(logits, labels)}
         return {"cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
 
+    def answer(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What training makes of a batch: logits (B, num_classes), and terms of the loss beside those of the labels."""
+        return self(batch), {}
+
     def flatness_targets(self) -> dict[str, FlatnessTarget]:
         """What ``callbacks.flatness.Flatness`` measures: the network, by the labels alone, without smoothing."""
         loss = _multi_label_cross_entropy if self.multi_label else cross_entropy
@@ -117,8 +123,8 @@ class RecognitionModule(LightningModule):
     @override
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         check_labelled(batch, multi_label=self.multi_label)
-        logits = self(batch)
-        terms = self.losses(logits, batch.labels)
+        logits, others = self.answer(batch)
+        terms = self.losses(logits, batch.labels) | others
         self._log_training(logits, batch.labels, terms)
         return _sum(terms)
 

@@ -1,5 +1,21 @@
 """Losses: pure functions of logits and features, no Lightning."""
 
+from lightning_modules.losses.matching import (
+    ClipLogitMatching,
+    FeatureMatching,
+    FrameLogitMatching,
+    Matching,
+    PositionLogitMatching,
+)
 from lightning_modules.losses.soft_target import SoftTargetLoss, hard_label_cross_entropy, soft_target_cross_entropy
 
-__all__ = ["SoftTargetLoss", "hard_label_cross_entropy", "soft_target_cross_entropy"]
+__all__ = [
+    "ClipLogitMatching",
+    "FeatureMatching",
+    "FrameLogitMatching",
+    "Matching",
+    "PositionLogitMatching",
+    "SoftTargetLoss",
+    "hard_label_cross_entropy",
+    "soft_target_cross_entropy",
+]

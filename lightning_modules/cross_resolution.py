@@ -1,0 +1,140 @@
+"""Train a network on small frames with the features of a network on large ones: cross-resolution distillation (ResKD).
+
+"Rethinking Resolution in the Context of Efficient Video Recognition" (NeurIPS 2022), section 3.2: cross-entropy, and
+what the student's last map says differently from the teacher's. Only training knows the teacher.
+"""
+
+from typing import Literal
+
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn, optim
+from typing_extensions import override
+
+from datamodules.clip import ClipBatch
+from lightning_modules.agreement import check_same_classes, check_streams, num_classes_of, stream_of
+from lightning_modules.checkpoints import load_network
+from lightning_modules.frozen_teacher import FrozenTeacher, NormPolicy
+from lightning_modules.losses import FeatureMatching, Matching
+from lightning_modules.networks.backbone import Backbone
+from lightning_modules.networks.taps import Taps
+from lightning_modules.parameter_rules import ParameterRule
+from lightning_modules.recognition import RecognitionModule
+
+TEACHER = "`model.init_args.teacher`"
+
+
+class CrossResolutionModule(RecognitionModule):
+    """A ``RecognitionModule`` whose network also learns from a teacher that sees the same frames at high resolution.
+
+    ::
+
+        batch.streams["rgb_high"] --> teacher, frozen -------> last map, logits --+
+                                                                                  +-- matching * weight --+
+        batch.streams["rgb"] -------> student ---------------> last map, logits --+                       +--> loss
+                                                                  |                                       |
+                                                                  +---- labels: cross-entropy ------------+
+
+    The student is deployed by itself: checkpoints hold nothing of the teacher, and are those of a
+    ``RecognitionModule`` to whoever reads its network. ``validate``, ``test`` and ``predict`` need no teacher; a
+    resumed fit does.
+
+    Logs as ``RecognitionModule``, and the weighted ``train/loss/<term>`` of the matching. What is averaged, and what it
+    weighs, is printed once where a fit starts.
+
+    Args:
+        network: the student: clips (B, T, C, H, W) -> logits (B, num_classes), a ``Backbone``.
+        stream: which stream the student sees.
+        teacher: checkpoint of a ``RecognitionModule`` of the same classes.
+        teacher_stream: which stream the teacher sees; None: ``<stream>_high``. The student's own ``stream`` distils
+            into a smaller model alone (Table 6).
+        teacher_norm: by which statistics the teacher's BatchNorm normalises, see ``FrozenTeacher``.
+        matching: what the student learns from the teacher.
+        optimizer: as the arguments below, see ``RecognitionModule``.
+        lr_scheduler: of ``optimizer``.
+        lr_interval: of ``lr_scheduler``.
+        label_smoothing: of the cross-entropy.
+        multi_label: videos may have several labels.
+        parameter_rules: of ``optimizer``.
+        freeze_batch_norm: of the student.
+    """
+
+    LIVE_ARGUMENTS = (*RecognitionModule.LIVE_ARGUMENTS, "matching")
+
+    def __init__(
+        self,
+        network: nn.Module,
+        stream: str,
+        teacher: str,
+        *,
+        teacher_stream: str | None = None,
+        teacher_norm: NormPolicy = "eval",
+        matching: Matching | None = None,
+        optimizer: OptimizerCallable = optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        label_smoothing: float = 0.0,
+        multi_label: bool = False,
+        parameter_rules: list[ParameterRule] | None = None,
+        freeze_batch_norm: bool = False,
+    ) -> None:
+        super().__init__(
+            network,
+            stream,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            lr_interval=lr_interval,
+            label_smoothing=label_smoothing,
+            multi_label=multi_label,
+            parameter_rules=parameter_rules,
+            freeze_batch_norm=freeze_batch_norm,
+        )
+        if not isinstance(network, Backbone):
+            raise ValueError(
+                f"`model.init_args.network`: expected a network with depths (`Backbone`), came {type(network).__name__}"
+            )
+        self.source = teacher
+        self.teacher_stream = teacher_stream or f"{stream}_high"
+        self.teacher_norm: NormPolicy = teacher_norm
+        self.matching = matching or FeatureMatching()
+        self.teacher: FrozenTeacher | None = None
+
+    @override
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            check_streams(getattr(self.trainer, "datamodule", None), [self.teacher_stream])
+            self.teacher = self.load_teacher()
+
+    def load_teacher(self) -> FrozenTeacher:
+        """Read the teacher.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+            ValueError: it is something else, or knows other classes.
+        """
+        source = load_network(self.source, key=TEACHER)
+        if num_classes_of(source.network) != self.num_classes:
+            raise ValueError(
+                f"{TEACHER}: expected {self.num_classes} classes, as the student has, came "
+                f"{num_classes_of(source.network)}"
+            )
+        classes = getattr(getattr(self.trainer, "datamodule", None), "classes", None)
+        if classes and source.classes:
+            check_same_classes(source.classes, classes, of="the data")
+        return FrozenTeacher(source, self.teacher_norm)
+
+    @override
+    def on_fit_start(self) -> None:
+        assert self.teacher is not None
+        self.teacher.to(self.device)
+        rank_zero_only(print)(f"teacher {self.source}: {self.matching.describe(self.num_classes)}", flush=True)
+
+    @override
+    def answer(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits of the student, and the term of the loss that the teacher adds."""
+        assert self.teacher is not None
+        assert isinstance(self.network, Backbone)
+        teacher = self.teacher(stream_of(batch, self.teacher_stream, self.teacher.network))
+        student = Taps.of(self.network, stream_of(batch, self.stream, self.network))
+        return student.clip_logits.float(), {self.matching.term: self.matching(student, teacher)}

@@ -1,0 +1,56 @@
+"""A trained network that teaches: outside of the student's module, so out of its checkpoints and its optimizer."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.checkpoints import TrainedNetwork
+from lightning_modules.networks.backbone import Backbone
+from lightning_modules.networks.taps import Taps
+
+NormPolicy = Literal["eval", "batch-statistics", "unfrozen"]
+
+
+class FrozenTeacher:
+    """Answers without gradients; no ``nn.Module``, so that a module may hold it without owning it.
+
+    Its weights never change. How its BatchNorm normalises is said explicitly:
+
+    - ``eval``: by the running statistics, which stay as they are.
+    - ``batch-statistics``: by the statistics of the batch; the running ones stay as they are.
+    - ``unfrozen``: by the statistics of the batch, which the running ones follow, as in ResKD's public code.
+
+    Args:
+        source: the network, out of a checkpoint.
+        norm: how its BatchNorm normalises.
+
+    Raises:
+        ValueError: another policy, or a network without depths (``Backbone``).
+    """
+
+    def __init__(self, source: TrainedNetwork, norm: NormPolicy = "eval") -> None:
+        if norm not in ("eval", "batch-statistics", "unfrozen"):
+            raise ValueError(
+                f"`model.init_args.teacher_norm`: expected eval, batch-statistics or unfrozen, came {norm!r}"
+            )
+        if not isinstance(source.network, Backbone):
+            raise ValueError(
+                "`model.init_args.teacher`: expected a network with depths (`Backbone`), came "
+                f"{type(source.network).__name__}"
+            )
+        self.network = source.network
+        for module in self.network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and norm != "eval":
+                module.train()
+                module.track_running_stats = norm == "unfrozen"
+
+    def to(self, *args: Any, **kwargs: Any) -> "FrozenTeacher":
+        """Move it, as ``nn.Module.to`` does."""
+        self.network.to(*args, **kwargs)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, clip: Tensor) -> Taps:
+        """Its answer to clips (B, T, C, H, W)."""
+        return Taps.of(self.network, clip)

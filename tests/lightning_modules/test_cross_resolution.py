@@ -1,0 +1,176 @@
+"""Cross-resolution distillation: a step by hand, a teacher that stays as it is, checkpoints without it, refusals."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from datamodules.clip import ClipBatch
+from lightning_modules.checkpoints import load_network
+from lightning_modules.cross_resolution import CrossResolutionModule
+from lightning_modules.frozen_teacher import FrozenTeacher
+from lightning_modules.losses import PositionLogitMatching
+from lightning_modules.networks import resnet10
+from lightning_modules.networks.taps import Taps
+
+CONFIG = {"class_path": "lightning_modules.networks.resnet10", "init_args": {"num_classes": 2, "width": 4}}
+
+
+def make_batch(seed: int) -> ClipBatch:
+    high = torch.randn(4, 2, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+    return ClipBatch(
+        streams={"iframe": F.avg_pool3d(high, (1, 2, 2)), "iframe_high": high},
+        labels=torch.arange(4) % 2,
+        indices=torch.arange(4),
+        paths=[f"{seed}/{i}.mp4" for i in range(4)],
+        seconds=torch.zeros(4, dtype=torch.float64),
+        corrupt_frames=torch.zeros(4, dtype=torch.int64),
+        substituted=torch.zeros(4, dtype=torch.bool),
+    )
+
+
+class Clips(LightningDataModule):
+    num_classes = 2
+
+    def __init__(self, streams: tuple[str, ...] = ("iframe", "iframe_high"), classes: Any = None) -> None:
+        super().__init__()
+        self.streams, self.classes = streams, classes or []
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader([make_batch(seed) for seed in range(3)], batch_size=None)
+
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+
+@pytest.fixture
+def teacher(tmp_path: Path, save_network: Callable[..., str]) -> str:
+    return save_network(tmp_path, "iframe")
+
+
+def make_module(teacher: str, **options: Any) -> CrossResolutionModule:
+    torch.manual_seed(3)
+    options = {"optimizer": partial(torch.optim.SGD, lr=0.01)} | options
+    return CrossResolutionModule(resnet10(2, 3, width=4), "iframe", teacher, **options)
+
+
+def make_trainer(tmp_path: Path, **options: Any) -> Trainer:
+    quiet: Any = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return Trainer(default_root_dir=tmp_path, accelerator="cpu", **{"max_epochs": 1, **quiet, **options})
+
+
+def by_hand(network: nn.Module, source: str, batch: ClipBatch, weight: float) -> Tensor:
+    """Cross-entropy and weighted feature distance of one batch."""
+    last = load_network(source).network.forward_features(batch.streams["iframe_high"])["layer4"]
+    own = network.forward_features(batch.streams["iframe"])["layer4"]
+    up = F.interpolate(own.flatten(0, 1), last.shape[-2:], mode="bilinear", align_corners=False)
+    distance = (up.unflatten(0, (4, 2)) - last.detach()).square().mean()
+    logits = own.mean((3, 4)) @ network.fc.weight.T + network.fc.bias
+    return F.cross_entropy(logits.mean(1), batch.labels) + weight * distance
+
+
+def test_one_step_equals_plain_pytorch(tmp_path: Path, teacher: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = make_module(teacher)
+    reference = make_module(teacher).network
+    trainer = make_trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    trainer.fit(module, Clips())
+    loss = by_hand(reference, teacher, make_batch(0), 100.0)
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(loss.item(), rel=1e-5)
+    parts = [trainer.callback_metrics[f"train/loss/{term}"].item() for term in ("cross_entropy", "feature")]
+    assert sum(parts) == pytest.approx(loss.item(), rel=1e-5)
+    loss.backward()
+    for (name, parameter), ours in zip(reference.named_parameters(), module.network.parameters(), strict=True):
+        torch.testing.assert_close(ours, parameter - 0.01 * parameter.grad, msg=name, rtol=1e-4, atol=1e-5)
+    assert f"teacher {teacher}: 100 x squared error of the last maps, mean over all elements" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("norm", ["eval", "batch-statistics", "unfrozen"])
+def test_weights_of_the_teacher_never_change_and_statistics_by_policy(tmp_path: Path, teacher: str, norm: Any) -> None:
+    module = make_module(teacher, teacher_norm=norm)
+    make_trainer(tmp_path).fit(module, Clips())
+    before = load_network(teacher).network
+    after = module.teacher.network
+    for (name, value), came in zip(before.named_parameters(), after.parameters(), strict=True):
+        assert torch.equal(value, came), name
+        assert not came.requires_grad
+    changed = {n for (n, v), c in zip(before.named_buffers(), after.buffers(), strict=True) if not torch.equal(v, c)}
+    assert changed == (set(dict(before.named_buffers())) if norm == "unfrozen" else set())
+
+
+@pytest.mark.parametrize("norm", ["batch-statistics", "unfrozen"])
+def test_statistics_of_the_batch(teacher: str, norm: Any) -> None:
+    clip = make_batch(1).streams["iframe_high"]
+    network = load_network(teacher).network.train()
+    expected = network.forward_features(clip)["layer4"]
+    came = FrozenTeacher(load_network(teacher), norm)(clip).features
+    torch.testing.assert_close(came, expected)
+    assert not torch.allclose(came, load_network(teacher).network.forward_features(clip)["layer4"], atol=1e-3)
+    assert not came.requires_grad
+
+
+def test_checkpoints_know_nothing_of_the_teacher(tmp_path: Path, teacher: str) -> None:
+    module = make_module(teacher)
+    trainer = make_trainer(tmp_path)
+    trainer.fit(module, Clips())
+    path = tmp_path / "student.ckpt"
+    trainer.save_checkpoint(path)
+    names = torch.load(path)["state_dict"]
+    assert {name.split(".")[0] for name in names} == {"network"}
+    assert len(names) == len(module.network.state_dict())
+    Path(teacher).unlink()
+    fresh = make_module(teacher)
+    (metrics,) = make_trainer(tmp_path).test(fresh, Clips(streams=("iframe",)), ckpt_path=path, verbose=False)
+    assert metrics["test/num_videos"] == 12
+
+
+def test_smaller_models_alone_and_positions(tmp_path: Path, teacher: str) -> None:
+    """Teacher and student may see the same frames; another loss may be injected."""
+    module = make_module(teacher, teacher_stream="iframe", matching=PositionLogitMatching())
+    trainer = make_trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    reference = make_module(teacher).network.train()
+    expected = PositionLogitMatching()(
+        Taps.of(reference, make_batch(0).streams["iframe"]),
+        Taps.of(load_network(teacher).network, make_batch(0).streams["iframe"]),
+    )
+    trainer.fit(module, Clips(streams=("iframe",)))
+    came = trainer.callback_metrics["train/loss/position_logits"].item()
+    assert came == pytest.approx(expected.item(), rel=1e-5)
+
+
+class TestRefusals:
+    """Before the first step, naming the key."""
+
+    def refused(self, tmp_path: Path, module: CrossResolutionModule, message: str, data: Clips | None = None) -> None:
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            make_trainer(tmp_path, num_sanity_val_steps=0).fit(module, data or Clips())
+        assert module.trainer.global_step == 0
+
+    def test_missing_teacher(self, tmp_path):
+        self.refused(tmp_path, make_module("gone.ckpt"), r"no such checkpoint: gone.ckpt; .*`model.init_args.teacher`")
+
+    def test_teacher_of_other_classes(self, tmp_path, save_network):
+        source = save_network(tmp_path, "iframe", num_classes=3)
+        self.refused(tmp_path, make_module(source), r"`model.init_args.teacher`: expected 2 classes, .* came 3")
+
+    def test_data_without_the_high_view(self, tmp_path, teacher):
+        self.refused(tmp_path, make_module(teacher), r"stream 'iframe_high', the data gives", Clips(("iframe",)))
+
+    def test_maps_of_other_channels(self, tmp_path, teacher):
+        module = CrossResolutionModule(resnet10(2, 3, width=8), "iframe", teacher)
+        self.refused(tmp_path, module, r"64 channels on a grid of 1x1 of the student .* 32 channels on a grid of 2x2")
+
+    def test_another_norm_policy(self, tmp_path, teacher):
+        module = make_module(teacher, teacher_norm="train")
+        self.refused(tmp_path, module, r"`model.init_args.teacher_norm`: expected eval, batch-statistics or unfrozen")
+
+    def test_a_network_without_depths(self, teacher):
+        network = nn.Flatten()
+        network.num_classes = 2
+        with pytest.raises(ValueError, match="expected a network with depths"):
+            CrossResolutionModule(network, "iframe", teacher)
