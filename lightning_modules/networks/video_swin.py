@@ -125,7 +125,8 @@ class VideoSwin(Backbone):
         gradient_checkpointing: compute blocks again in the backward pass: takes a forward pass more, and little memory.
 
     Raises:
-        ValueError: ``depths`` and ``num_heads`` differ in length, or ``window_size`` is not three sides.
+        ValueError: ``depths`` and ``num_heads`` differ in length, heads cannot share their stage's channels, or
+            ``window_size`` is not three sides.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class VideoSwin(Backbone):
     def _parts(self, name: str) -> Iterator[nn.Module]:
         """The modules from the depth before ``name`` to it: of the first stage no merging, of the last one the norm."""
         number = [info.name for info in self.feature_info].index(name)
-        yield from self.features[max(2 * number - 3, 0) : 2 * number - 1]
+        yield from list(self.features)[max(2 * number - 3, 0) : 2 * number - 1]
         if name == self.feature_info[-1].name:
             yield self.norm
 

@@ -4,6 +4,7 @@ Liu et al., "Video Swin Transformer" (CVPR 2022), section 3.2, with torchvision'
 stand channels last: (B, T, H, W, channels).
 """
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -25,12 +26,17 @@ class WindowAttention(nn.Module):
         num_heads: of attention; they share the channels.
         window: sides of a window, in tokens.
         shifted: shift windows by half their sides (SW-MSA), so that they cross the borders of the unshifted ones.
+
+    Raises:
+        ValueError: the heads cannot share the channels.
     """
 
     relative_position_index: Tensor
 
     def __init__(self, channels: int, num_heads: int, window: Size, *, shifted: bool) -> None:
         super().__init__()
+        if channels % num_heads:
+            raise ValueError(f"`num_heads`: expected a divisor of the {channels} channels, came {num_heads}")
         self.num_heads = num_heads
         self.window = window
         self.shift = tuple(side // 2 if shifted else 0 for side in window)
@@ -47,9 +53,9 @@ class WindowAttention(nn.Module):
         window, shift = self._fit(size)
         tokens = pad_to_multiples(tokens, window)
         grid = [side // length for side, length in zip(tokens.shape[1:4], window, strict=True)]
-        tokens = tokens.roll([-by for by in shift], dims=(1, 2, 3))
+        tokens = roll(tokens, [-by for by in shift])
         tokens = merge_windows(self._attend(split_windows(tokens, window), window, shift, grid), window, grid)
-        tokens = tokens.roll(shift, dims=(1, 2, 3))
+        tokens = roll(tokens, shift)
         return tokens[:, : size[0], : size[1], : size[2]]
 
     def _fit(self, size: Size) -> tuple[Size, Size]:
@@ -64,7 +70,8 @@ class WindowAttention(nn.Module):
         bias = self._bias(prod(window))
         if any(shift):
             # Windows have masks of their own: they count as heads, and all clips share one bias.
-            bias = bias.masked_fill(~joined(window, shift, grid, bias.device)[:, None], float("-inf")).flatten(0, 1)
+            apart = ~joined(window, shift, grid, bias.device)
+            bias = bias.masked_fill(apart[:, None], float("-inf")).flatten(0, 1)[None]
             batch, heads, merged = "b", "(w h)", "b (w h) n c -> b w n (h c)"
         else:
             batch, heads, merged = "(b w)", "h", "(b w) h n c -> b w n (h c)"
@@ -78,7 +85,7 @@ class WindowAttention(nn.Module):
         """(1, num_heads, N, N), for windows of ``length`` tokens.
 
         Smaller windows take the positions of the whole one's first tokens. In windows of less time these are their own;
-        in windows of less height or width they are not, but published weights were trained and are evaluated so.
+        in windows of less height or width they are not, but torchvision and the paper's code have it so.
         """
         index = self.relative_position_index[:length, :length]
         return self.relative_position_bias_table[index].permute(2, 0, 1)[None]
@@ -124,6 +131,11 @@ def pad_to_multiples(tokens: Tensor, sides: Size) -> Tensor:
     """Zeros at the ends: (B, T, H, W, channels) -> T, H and W multiples of ``sides``."""
     time, height, width = (-length % side for length, side in zip(tokens.shape[1:4], sides, strict=True))
     return F.pad(tokens, (0, 0, 0, width, 0, height, 0, time)) if time or height or width else tokens
+
+
+def roll(tokens: Tensor, by: Sequence[int]) -> Tensor:
+    """Move (B, T, H, W, channels) by as many tokens along T, H and W; what leaves comes in at the other end."""
+    return tokens.roll(by, dims=(1, 2, 3)) if any(by) else tokens
 
 
 def split_windows(tokens: Tensor, window: Size) -> Tensor:
