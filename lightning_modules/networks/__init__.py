@@ -13,6 +13,7 @@ from lightning_modules.networks.resnet import (
     resnet101,
     resnet152,
 )
+from lightning_modules.networks.video_swin import VideoSwin, video_swin_b, video_swin_s, video_swin_t
 from lightning_modules.networks.weights import WeightReport, load_weights
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "InternalClassifier",
     "LinearClassifier",
     "ResNet",
+    "VideoSwin",
     "WeightReport",
     "load_weights",
     "resnet10",
@@ -31,4 +33,7 @@ __all__ = [
     "resnet50",
     "resnet101",
     "resnet152",
+    "video_swin_b",
+    "video_swin_s",
+    "video_swin_t",
 ]

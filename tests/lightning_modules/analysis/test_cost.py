@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_modules import networks as all_networks
 from lightning_modules.analysis.cost import Convention, cost_of
 from lightning_modules.networks import EarlyExitNetwork, EarlyExitNetworks, resnet10, resnet18, resnet50, resnet152
 from lightning_modules.networks.resnet import ResNet
@@ -72,6 +73,29 @@ def test_reproduces_the_other_networks_of_reskd(
     with torch.device("meta"):
         network = build(200, strides=strides)
     assert {side: giga(network, 16, side, "paper") for side in sides} == pytest.approx(sides, abs=0.05)
+
+
+def swin_giga(name: str, num_frames: int, side: int, convention: Convention) -> float:
+    """With the classifier once a clip, as in the tables, however often ours classifies."""
+    with torch.device("meta"):
+        network = getattr(all_networks, name)(400)
+        cost = cost_of(network, torch.empty(1, num_frames, 3, side, side), convention=convention)
+    assert not cost.uncounted
+    return (cost.total - cost.within("head") + network.head.weight.numel()) / 1e9
+
+
+@pytest.mark.parametrize(("side", "paper", "with_attention"), [(224, 1639.2, 1988.2), (112, 420.8, 506.5)])
+def test_reproduces_the_transformers_of_reskd(side: int, paper: float, with_attention: float) -> None:
+    views = 12
+    assert views * swin_giga("video_swin_s", 32, side, "paper") == pytest.approx(paper, abs=0.05)
+    assert views * swin_giga("video_swin_s", 32, side, "with_attention") == pytest.approx(with_attention, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("video_swin_t", 43.88), ("video_swin_s", 82.84), ("video_swin_b", 140.67)]
+)
+def test_transformers_cost_what_torchvision_lists(name: str, published: float) -> None:
+    assert swin_giga(name, 16, 224, "with_attention") == pytest.approx(published, abs=0.005)
 
 
 def test_reproduces_the_exits_of_pkd() -> None:
