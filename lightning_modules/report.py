@@ -1,7 +1,7 @@
 """One self-contained HTML page about finished runs: accuracy, curves, confusion, streams, predictions, timings.
 
 Reads what runs leave in their directories (`test.json`, `fit.json`, `metrics.csv`, `predictions.jsonl`,
-`trade_off.json`), never a checkpoint; what a run has not left is left out of the page.
+`trade_off.json`, `flatness.json`), never a checkpoint; what a run has not left is left out of the page.
 """
 
 import base64
@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 from datamodules.bitstream import CompressedVideo, UnreadableVideoError
 from datamodules.visualise import draw_streams
 from datamodules.whole_file import open_whole
+from lightning_modules.analysis.flatness import MeasuredFlatness
+from lightning_modules.analysis.flatness_plot import draw_flatness
 from lightning_modules.analysis.published_trade_off import published_points
 from lightning_modules.analysis.trade_off import MeasuredTradeOff
 from lightning_modules.analysis.trade_off_plot import draw_trade_off
@@ -51,6 +53,7 @@ class Run:
         history: the rows of `metrics.csv`, numbers as float, empty cells left out.
         predictions: the lines of `predictions.jsonl`.
         trade_off: contents of `trade_off.json`, if there is one.
+        flatness: contents of `flatness.json`, by what was measured.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
     trade_off: MeasuredTradeOff | None = None
+    flatness: dict[str, MeasuredFlatness] = field(default_factory=dict)
 
     @property
     def metric(self) -> str:
@@ -103,6 +107,7 @@ def load_run(folder: Path) -> Run:
     """Reads a run directory; what is missing stays empty."""
     lines = _text(folder / "predictions.jsonl").splitlines()
     trade_off = _text(folder / "trade_off.json")
+    flatness = json.loads(_text(folder / "flatness.json") or '{"targets": {}}')["targets"]
     return Run(
         name=folder.name,
         test=json.loads(_text(folder / "test.json") or "{}"),
@@ -113,6 +118,7 @@ def load_run(folder: Path) -> Run:
         ],
         predictions=[json.loads(line) for line in lines],
         trade_off=MeasuredTradeOff.from_record(json.loads(trade_off)) if trade_off else None,
+        flatness={name: MeasuredFlatness.from_record(record) for name, record in flatness.items()},
     )
 
 
@@ -126,6 +132,7 @@ def render(runs: list[Run], videos: Sequence[str]) -> str:
         ("What the networks see", "".join(_streams(video) for video in videos)),
         ("Predictions", "".join(_predictions(run) for run in runs)),
         ("Accuracy against cost", "".join(_trade_off(run) for run in runs)),
+        ("Flatness of the minima", "".join(_flatness(run) for run in runs)),
         ("Time", _times(runs)),
         ("Made with", _environment()),
     ]
@@ -270,6 +277,24 @@ def _trade_off(run: Run) -> str:
         return ""
     figure = draw_trade_off(run.trade_off, published_points(run.trade_off.data_set))
     return f"<h3>{html.escape(run.name)}</h3>{_image(figure)}"
+
+
+def _flatness(run: Run) -> str:
+    if not run.flatness:
+        return ""
+    header = ["network", "parameters", "loss", "Hessian trace", "by parameter", "top eigenvalue"]
+    rows = [
+        (
+            html.escape(name),
+            str(found.trace.num_parameters),
+            f"{found.loss:.3f}",
+            f"{found.trace.value:.4g} ± {found.trace.standard_error:.2g}",
+            f"{found.trace.normalised:.3g}",
+            f"{found.top_eigenvalue.value:.4g}",
+        )
+        for name, found in run.flatness.items()
+    ]
+    return f"<h3>{html.escape(run.name)}</h3>{_image(draw_flatness(run.flatness))}{_table(header, rows)}"
 
 
 def _times(runs: list[Run]) -> str:

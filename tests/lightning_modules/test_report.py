@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lightning_modules.analysis.flatness import MeasuredFlatness
+from lightning_modules.analysis.hessian import HessianTrace, TopEigenvalue
+from lightning_modules.analysis.loss_slices import LossLines, LossPlane
 from lightning_modules.report import load_run, wilson_interval, write_report
 
 CLIP = Path(__file__).parents[1] / "datamodules" / "bitstream" / "golden" / "scroll_160x112_gop12.mp4"
@@ -76,6 +79,25 @@ def test_report_says_what_the_runs_say(tmp_path, capsys):
     assert len(page.sources) == 3
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert not re.search(r"https?://", text)
+
+
+def test_flatness_is_drawn_and_told(tmp_path):
+    make_run(tmp_path / "pkd", 0.4)
+    curvature = HessianTrace(12.3456, 0.5, 4, 24, 200)
+    found = MeasuredFlatness(
+        0.25,
+        curvature,
+        TopEigenvalue(3.5, 0.01, 3.5, True, 9, 24, 200),
+        LossLines([-1.0, 0.0, 1.0], [[0.5, 0.25, 0.6]]),
+        LossPlane([-1.0, 0.0, 1.0], [[0.9, 0.5, 0.9], [0.5, 0.25, 0.6], [0.8, 0.7, 0.9]]),
+        {"fc.weight": (10, 20)},
+    )
+    targets = {"mv/exits": found.to_record()}
+    (tmp_path / "pkd" / "flatness.json").write_text(json.dumps({"note": "", "targets": targets}))
+    write_report(str(tmp_path))
+    page = Page((tmp_path / "report.html").read_text())
+    assert ["mv/exits", "200", "0.250", "12.35 ± 0.5", "0.0617", "3.5"] in page.cells
+    assert len(page.sources) == 3  # curves and confusion beside it
 
 
 def test_curves_take_the_last_value_of_each_epoch(tmp_path):
