@@ -6,10 +6,10 @@ is none, or one with frames shown before it (open GOPs), in transport streams an
 other numbers, or grey ones, without a word. So each file is compared with its index, which PyAV reads, and refused
 where they disagree.
 
-What it gives is what `CompressedVideo` gives with `colorspace="tagged"`: the matrix that the file is tagged with, else
-BT.601, and 0 to 255 from limited or full range. Bit for bit so for 4:2:0 of 8 bits and even size, up to one level;
-elsewhere (odd sizes, 10 bits, interlaced, turned by 90 degrees) chroma is interpolated otherwise. Damaged frames cannot
-be told from others, since decord passes on whatever its decoder makes of them.
+What it gives is what `CompressedVideo` gives with `colorspace="tagged"`: by the matrix that the file is tagged with,
+else BT.601, 0 to 255 from limited or full range. It is so to one grey level for 4:2:0 of 8 bits and even size; chroma
+of odd sizes, 10 bits or fields is interpolated otherwise, one to three levels off on average, more at coloured edges.
+Damaged frames cannot be told from others: decord passes on whatever its decoder makes of them.
 """
 
 import os
