@@ -52,7 +52,6 @@ class ExitTimer:
 
 def _lazily(dataset: ClipDataset, streams: Sequence[str]) -> LazyClipDataset:
     """Videos whose indices nobody keeps in memory, of these streams alone."""
-    reader = dataset.reader
-    source = replace(reader.source, streams=tuple(streams), indices=IndexCache(reader.source.indices.directory))
-    sizes = {stream: reader.sizes[stream] for stream in streams}
-    return LazyClipDataset(ClipDataset(dataset.records, replace(reader, source=source, sizes=sizes)))
+    reader = dataset.reader.narrowed(streams)
+    source = replace(reader.source, indices=IndexCache(reader.source.indices.directory))
+    return LazyClipDataset(ClipDataset(dataset.records, replace(reader, source=source)))

@@ -201,7 +201,7 @@ class StreamSource(Protocol):
     corrupt_frames: int
 
     def read(self, stream: str) -> Tensor | Failure:
-        """The views of a stream, (V, T, C, H, W) uint8; or why they cannot be read."""
+        """What `LazyClipBatch.normalise` makes a stream of, (V, T, C, H, W) uint8; or why it cannot be read."""
 
     def close(self) -> None:
         """Closes the file and drops what was decoded."""
@@ -233,7 +233,7 @@ class LazyClip:
         return self.source.decode_seconds + self.source.cut_seconds
 
     def read(self, stream: str) -> Tensor | None:
-        """The views of a stream, (V, T, C, H, W) uint8; None, and `failure` is set, where they cannot be read."""
+        """As `StreamSource.read`; None, and `failure` is set, where a stream cannot be read."""
         views = self.source.read(stream)
         if isinstance(views, Failure):
             self.failure = views
@@ -250,8 +250,8 @@ class LazyClipBatch:
 
     Args:
         clips: B videos.
-        shapes: per stream (T, C, H, W).
-        normalise: (stream, (..., C, H, W) uint8) -> float32, what the network sees.
+        shapes: per stream (T, C, H, W), as networks see it.
+        normalise: (stream, (N, T, C, H, W) uint8) -> float32, what the network sees.
         failures: evaluation videos left out of this batch.
         num_views: V.
         device: where streams go.

@@ -81,7 +81,7 @@ class ClipDataset(Dataset[Item]):
         failures = [failure for item in items if not isinstance(item, ClipSample) for failure in item]
         if not samples:
             views = 1 if self.augment else self.reader.num_views
-            return ClipBatch.empty(self.reader.shapes, failures, num_views=views)
+            return ClipBatch.empty(self.reader.cut_shapes, failures, num_views=views)
         return ClipBatch.from_samples(samples, failures)
 
     def label(self, record: VideoRecord) -> Tensor:

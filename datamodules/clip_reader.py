@@ -1,8 +1,8 @@
 """Reads one video into network input: which frames, all streams from one decode of each GOP, which views."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Literal
@@ -12,12 +12,17 @@ import torch
 from torch import Tensor
 
 from datamodules.bitstream import CompressedVideo, Frames, UnreadableVideoError
+from datamodules.decord_video import DecordVideo
+from datamodules.low_resolution import LowResolution
 from datamodules.sampling import FrameSampler, frame_to_gop, motion_frame
+from datamodules.stream_views import StreamView, views_of
 from datamodules.transforms import STREAM_FORMATS, Geometry, PixelCrop, RandomCrops, cut_view, fixed_crops
 from datamodules.video_source import VideoSource
 
 Reference = Literal["iframe", "previous"]
 Colorspace = Literal["bt601", "tagged"]
+Backend = Literal["pyav", "decord"]
+Video = CompressedVideo | DecordVideo
 Place = tuple[int, int]  # GOP, position in it
 
 
@@ -26,7 +31,7 @@ class Views:
     """What was read of one video.
 
     Attributes:
-        streams: per stream (V, T, C, S, S) uint8, see `ClipReader.shapes`; clips outer, crops inner.
+        streams: per view (V, T, C, S, S) uint8, see `ClipReader.cut_shapes`; clips outer, crops inner.
         corrupt_frames: damaged frames for which earlier ones stand in.
     """
 
@@ -44,7 +49,7 @@ class ClipPlan:
         geometries: of the views of each clip.
     """
 
-    video: CompressedVideo
+    video: Video
     clips: list[list[Place]]
     geometries: list[Geometry]
 
@@ -54,7 +59,7 @@ class ClipPlan:
         places = {place for clip in self.clips for place in clip}
         for gop, group in groupby(sorted(places), key=itemgetter(0)):
             positions = [position for _, position in group]
-            upright = [found.turned(self.video.index.rotation) for found in read(gop, positions)]
+            upright = [found.turned(self.video.rotation) for found in read(gop, positions)]
             frames |= {(gop, position): found for position, found in zip(positions, upright, strict=True)}
         return frames
 
@@ -65,11 +70,11 @@ class ClipReader:
 
         video --FrameSampler--> (K, T) frames --> (gop, position) --read once each--> native integers per stream
                                                                                               |
-        {stream: (V, T, C, S, S) uint8}  <--- cut_view, the same geometries for every stream -+
+        {view: (V, T, C, S, S) uint8}  <----- cut_view, the same geometries for every view ---+
 
     Args:
         source: opens videos.
-        sizes: S per stream, pixels.
+        sizes: S per stream, pixels; of the larger view of those that have two.
         sampler: draws the frames.
         random_crops: draws the geometry of a training sample.
         num_crops: views per clip where nothing is drawn at random; see `fixed_crops`.
@@ -78,6 +83,8 @@ class ClipReader:
         reference: what vectors and residuals refer to.
         colorspace: see `CompressedVideo.read`.
         rescale_vectors: see `cut_view`.
+        low: the smaller view of streams of frames; None: there is none.
+        backend: what decodes; decord gives plain frames alone, and knows the colorspace "tagged" alone.
     """
 
     source: VideoSource
@@ -90,6 +97,13 @@ class ClipReader:
     reference: Reference = "iframe"
     colorspace: Colorspace = "bt601"
     rescale_vectors: bool = False
+    low: LowResolution | None = None
+    backend: Backend = "pyav"
+
+    @cached_property
+    def views(self) -> dict[str, StreamView]:
+        """What batches have of the streams, by name."""
+        return views_of(self.sizes, self.low, self.pixel_crop)
 
     @property
     def motion(self) -> bool:
@@ -103,9 +117,19 @@ class ClipReader:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """(T, C, S, S) per stream, or (T, C, H, W) with `pixel_crop`."""
-        frames, geometry = self.sampler.num_frames, Geometry(pixels=self.pixel_crop)
-        return {s: (frames, STREAM_FORMATS[s].channels, *geometry.view_size(size)) for s, size in self.sizes.items()}
+        """(T, C, S, S) per view as networks see it, or (T, C, H, W) with `pixel_crop`."""
+        return {name: (self.sampler.num_frames, *view.shape) for name, view in self.views.items()}
+
+    @property
+    def cut_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Those of the views that are cut here, and not made of others later."""
+        return {name: shape for name, shape in self.shapes.items() if self.views[name].made_from is None}
+
+    def narrowed(self, names: Collection[str]) -> "ClipReader":
+        """The same reader for no other streams than those that these views are of."""
+        streams = {self.views[name].stream for name in names}
+        sizes = {stream: size for stream, size in self.sizes.items() if stream in streams}
+        return replace(self, sizes=sizes, source=replace(self.source, streams=tuple(sizes)))
 
     def read(self, path: str, rng: np.random.Generator | None = None) -> "Views":
         """The views of the video at `path`.
@@ -120,27 +144,33 @@ class ClipReader:
         plan = self.plan(path, rng)
         with plan.video as video:
             frames = plan.collect(partial(self._read_gop, video))
-            return Views({stream: self.cut(stream, frames, plan) for stream in self.sizes}, video.num_corrupt)
+            return Views({name: self.cut(name, frames, plan) for name in self.cut_shapes}, video.num_corrupt)
 
     def plan(self, path: str, rng: np.random.Generator | None = None) -> ClipPlan:
         """What `read` would read; arguments and errors as there, but for those of decoding."""
-        video = self.source.open(path)
+        video = self._open(path)
         upright = video.index.upright_size
         self._check_size(path, *upright)
         frames = self.sampler.draw(video.num_frames, motion=self.motion, rng=rng)
         clips = [[self._place(int(frame), video) for frame in clip] for clip in frames]
         return ClipPlan(video, clips, self._geometries(rng, landscape=upright[1] >= upright[0]))
 
-    def cut(self, stream: str, frames: dict[Place, Frames], plan: ClipPlan) -> Tensor:
-        """The views of one stream, (V, T, C, S, S) uint8, from the upright frames at all places of a plan."""
-        arrays = [[getattr(frames[place], stream) for place in clip] for clip in plan.clips]
+    def cut(self, name: str, frames: dict[Place, Frames], plan: ClipPlan) -> Tensor:
+        """One view, or the one it is made from, (V, T, C, S, S) uint8, of the upright frames at a plan's places."""
+        view = self.views[self.views[name].made_from or name]
+        options = {"rescale_vectors": self.rescale_vectors, "antialias": view.antialias}
+        arrays = [[getattr(frames[place], view.stream) for place in clip] for clip in plan.clips]
         return torch.stack(
             [
-                cut_view(stream, clip, geometry, self.sizes[stream], rescale_vectors=self.rescale_vectors)
+                cut_view(view.stream, clip, geometry, view.size, **options)
                 for clip in arrays
                 for geometry in plan.geometries
             ]
         )
+
+    def _open(self, path: str) -> Video:
+        video = self.source.open(path)
+        return DecordVideo(video.path, video.index) if self.backend == "decord" else video
 
     def _check_size(self, path: str, height: int, width: int) -> None:
         crop = self.pixel_crop
@@ -155,14 +185,14 @@ class ClipReader:
             geometries = fixed_crops(self.num_crops, self.crop_fraction, landscape=landscape)
         return [replace(geometry, pixels=self.pixel_crop) for geometry in geometries]
 
-    def _place(self, frame: int, video: CompressedVideo) -> Place:
+    def _place(self, frame: int, video: Video) -> Place:
         """(gop, position) to read; I-frames alone are read once per GOP."""
         if self.motion:
             return motion_frame(frame, video.gops)
         gop, position = frame_to_gop(frame, video.gops)
         return gop, position if "rgb" in self.sizes else 0
 
-    def _read_gop(self, video: CompressedVideo, gop: int, positions: list[int]) -> list[Frames]:
+    def _read_gop(self, video: Video, gop: int, positions: list[int]) -> list[Frames]:
         """All streams, from one decode of the GOP."""
         return video.read_positions(
             gop=gop,

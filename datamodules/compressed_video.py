@@ -3,84 +3,31 @@
 Test protocol and representations as in Wu et al., "Compressed Video Action Recognition" (CoViAR), CVPR 2018.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, get_args
 
-import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
-from typing_extensions import override
-
-from datamodules.annotations import Annotations, VideoRecord, find_videos
-from datamodules.bitstream import UnreadableVideoError
-from datamodules.bitstream.reader import OnCorrupt
-from datamodules.clip import UNKNOWN_LABEL, ClipBatch, Failure, LazyClipBatch
-from datamodules.clip_dataset import ClipDataset
+from datamodules.annotations import Annotations
 from datamodules.clip_reader import ClipReader, Colorspace, Reference
-from datamodules.epoch_sampler import EpochSampler
-from datamodules.eval_loader import EvalDataLoader
-from datamodules.failure_ledger import FailureLedger
-from datamodules.index_cache import IndexCache
-from datamodules.lazy_clip_dataset import LazyClipDataset
-from datamodules.resumable_loader import ResumableDataLoader
-from datamodules.sampling import FrameSampler, SamplingMode
-from datamodules.transforms import FIXED_CROPS, STREAM_FORMATS, CropOffsets, PixelCrop, RandomCrops, normalise_batch
-from datamodules.video_source import ReencodeCache, VideoSource, default_reencode_dir
-
-FitSplit = Literal["train", "val"]
+from datamodules.option_checks import check_choice, check_counts
+from datamodules.transforms import STREAM_FORMATS
+from datamodules.video_data_module import VideoDataModule
 
 
-class CompressedVideoDataModule(LightningDataModule):
-    """Batches of clips (`ClipBatch`) for fit, validate, test and predict, straight from compressed video.
+class CompressedVideoDataModule(VideoDataModule):
+    """Batches of clips (`ClipBatch`) of the streams that a compressed video holds.
 
-    Samples are a pure function of (seed, epoch, index): neither workers nor ranks nor a resume change them.
-    Streams arrive normalised, float32, on the device (`on_after_batch_transfer`).
+    Further keys, and what holds of samples: `VideoDataModule`.
 
     Args:
         annotations: which videos there are and what they show; not needed to predict.
         streams: any of "iframe", "mv", "residual", "rgb" (plain frames).
         num_segments: T, frames per clip.
-        size: side of the network's input in pixels, for all streams or for each; its short side with `pixel_crop`.
+        size: side of the network's input in pixels, for all streams or for each; its short side with `pixel_crop`; of
+            the larger view with `low_resolution`.
         reference: what vectors and residuals refer to: the GOP's I-frame (accumulated) or the previous frame.
         colorspace: "bt601" as CoViAR, whatever a file's tags say, or "tagged".
-        batch_size: videos per batch and process.
-        eval_batch_size: the same for validate, test and predict; None: `batch_size`, and in test and predict as many
-            fewer as it takes to have no more frames in a batch than training has (but one video at least).
-        num_workers: processes that read, per process that computes.
-        pin_memory: None: where there is a CUDA device.
-        drop_last: whether training leaves out an incomplete last batch (never the only one).
-        seed: of order, sampling, augmentation and substitutes.
-        fit_split: what fit iterates; "val" for whatever is fitted on validation data, such as fusion weights.
-        augment: whether fit shuffles, draws frames and geometry, and replaces bad videos. None: on "train" alone.
-            Off: every video once, in order, as in validation; the first again where ranks would be one short.
-        sampling: "segments": spread over the video; "dense": `frame_stride` apart.
-        frame_stride: for "dense".
-        window: frames in the middle of a video that alone are drawn from, where lengths give the classes away; None:
-            the whole video.
-        scales: of training crops, see `RandomCrops`.
-        crop_offsets: of training crops, see `RandomCrops`.
-        flip: probability of a horizontal flip in training; 0 where left and right matter.
-        crop_fraction: side of evaluation crops as a fraction of the short side.
-        pixel_crop: `height` and `width` of all crops in pixels, in place of `scales` and `crop_fraction`, where frame
-            sizes give the classes away; `reach` limits how far off the centre they lie. Never squashed. A smaller
-            video counts as unreadable.
-        test_segments: T in test and predict; None: `num_segments`. CoViAR: 25.
-        test_crops: 1, 3 or 10 views per clip in test and predict. CoViAR: 10.
-        test_clips: clips per video in test and predict; views are clips times crops.
         rescale_vectors: whether vectors scale with the resize of a crop; CoViAR keeps them.
-        predict_paths: files and folders (searched to any depth).
-        reencode_dir: where to keep stand-ins for videos whose vectors or plain frames cannot be read (B-frames, other
-            codecs; I-frames alone never need one). None: such videos count as unreadable, except in predict, which
-            uses the user's cache folder.
-        index_cache: folder that keeps the videos' indices between runs; None: in memory.
-        on_corrupt: what to do about a damaged frame: "raise" counts its video as unreadable, "skip" lets the last
-            intact frame before it in its GOP stand in, and names such videos in the logs and reports.
-        lazy: whether test and predict give `LazyClipBatch`es, read and decoded by the model stream by stream, for
-            networks with early exits (`WeightedInferenceModule`).
-        max_bad_videos: unreadable videos that fit accepts in the training split, per process: a number, or a fraction
-            (float) of the split, which always accepts one. Every batch must have a video that can be read.
     """
 
     def __init__(
@@ -92,298 +39,30 @@ class CompressedVideoDataModule(LightningDataModule):
         *,
         reference: Reference = "iframe",
         colorspace: Colorspace = "bt601",
-        batch_size: int = 40,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        pin_memory: bool | None = None,
-        drop_last: bool = True,
-        seed: int = 0,
-        fit_split: FitSplit = "train",
-        augment: bool | None = None,
-        sampling: SamplingMode = "segments",
-        frame_stride: int = 8,
-        window: int | None = None,
-        scales: Sequence[float] = (1.0, 0.875, 0.75),
-        crop_offsets: CropOffsets = "fixed",
-        flip: float = 0.5,
-        crop_fraction: float = 0.875,
-        pixel_crop: PixelCrop | None = None,
-        test_segments: int | None = None,
-        test_crops: int = 1,
-        test_clips: int = 1,
         rescale_vectors: bool = False,
-        predict_paths: Sequence[str] = (),
-        reencode_dir: str | None = None,
-        index_cache: str | None = None,
-        on_corrupt: OnCorrupt = "raise",
-        lazy: bool = False,
-        max_bad_videos: int | float = 0.05,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        _check_choice("fit_split", fit_split, get_args(FitSplit))
-        _check_choice("sampling", sampling, get_args(SamplingMode))
-        _check_choice("reference", reference, get_args(Reference))
-        _check_choice("on_corrupt", on_corrupt, get_args(OnCorrupt))
-        _check_choice("crop_offsets", crop_offsets, get_args(CropOffsets))
-        _check_choice("test_crops", test_crops, FIXED_CROPS)
-        _check_counts(num_segments=num_segments, batch_size=batch_size, frame_stride=frame_stride)
-        _check_counts(eval_batch_size=eval_batch_size, test_segments=test_segments, test_clips=test_clips)
-        _check_counts(window=window)
-        _check_fractions(scales=scales, crop_fraction=[crop_fraction], flip=[flip])
-        self.annotations = annotations
-        self.predict_paths = list(predict_paths)
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers, self.drop_last, self.seed = num_workers, drop_last, seed
-        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        self.fit_split: FitSplit = fit_split
-        self.augment = fit_split == "train" if augment is None else augment
-        self.reencode_dir, self.max_bad_videos, self.lazy = reencode_dir, max_bad_videos, lazy
-        self.reader = ClipReader(
-            source=_video_source(streams, index_cache, reencode_dir, on_corrupt),
-            sizes=_sizes(streams, size),
-            sampler=FrameSampler(num_segments, sampling, frame_stride, window=window),
-            random_crops=RandomCrops(tuple(scales), crop_offsets, flip),
-            crop_fraction=crop_fraction,
-            pixel_crop=pixel_crop,
-            reference=reference,
-            colorspace=colorspace,
-            rescale_vectors=rescale_vectors,
+        check_choice("reference", reference, get_args(Reference))
+        super().__init__(
+            annotations,
+            _sizes(streams, size),
+            num_segments,
+            make_reader=partial(
+                ClipReader, reference=reference, colorspace=colorspace, rescale_vectors=rescale_vectors
+            ),
+            **options,
         )
-        self.test_reader = replace(
-            self.reader,
-            sampler=replace(self.reader.sampler, num_frames=test_segments or num_segments, num_clips=test_clips),
-            num_crops=test_crops,
-        )
-        self._known_classes: list[str] | None = None
-        self._records: dict[str, list[VideoRecord]] = {}
-        self._ledgers: dict[str, FailureLedger] = {}
-
-    @property
-    def streams(self) -> list[str]:
-        """Names of the streams."""
-        return list(self.reader.sizes)
-
-    @property
-    def classes(self) -> list[str]:
-        """Class names, of the annotations or (predict) of the checkpoint."""
-        if self._known_classes is None:
-            self._known_classes = list(self._annotations.classes)
-        return self._known_classes
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
-
-    @property
-    def failures(self) -> list[Failure]:
-        """The videos that this process could not read, by split and path."""
-        return [failure for ledger in self._ledgers.values() for failure in ledger.failures]
-
-    @property
-    def damaged(self) -> list[str]:
-        """The videos of which this process passed over damaged frames."""
-        return [path for ledger in self._ledgers.values() for path in ledger.damaged]
-
-    @override
-    def setup(self, stage: str) -> None:
-        """Lists the files; nothing is opened."""
-        splits = {"fit": self.fit_split, "validate": "val", "test": "test", "predict": "predict"}
-        self._records_of(splits[stage])
-
-    @override
-    def train_dataloader(self) -> ResumableDataLoader:
-        dataset = self._dataset(self.fit_split, self.reader, augment=self.augment)
-        sampler = self._sampler(dataset, shuffle=self.augment, repeat=not self.augment)
-        drop_last = self.augment and self.drop_last and len(sampler) >= self.batch_size
-        options = self._loader_options(dataset, sampler) | {"drop_last": drop_last}
-        return ResumableDataLoader(dataset, batch_size=self.batch_size, **options)
-
-    @override
-    def val_dataloader(self) -> DataLoader:
-        return self._eval_loader("val", self.reader, self.eval_batch_size or self.batch_size)
-
-    @override
-    def test_dataloader(self) -> DataLoader:
-        return self._eval_loader("test", self.test_reader, self._test_batch_size, lazy=self.lazy)
-
-    @override
-    def predict_dataloader(self) -> DataLoader:
-        stand_ins = ReencodeCache(self.reencode_dir or default_reencode_dir())
-        source = replace(self.test_reader.source, stand_ins=stand_ins)
-        return self._eval_loader(
-            "predict", replace(self.test_reader, source=source), self._test_batch_size, lazy=self.lazy
-        )
-
-    @override
-    def on_after_batch_transfer(
-        self, batch: ClipBatch | LazyClipBatch, dataloader_idx: int
-    ) -> ClipBatch | LazyClipBatch:
-        """Counts what could not be read, and normalises the streams; those of a lazy batch when they are read.
-
-        Raises:
-            TooManyBadVideosError: more than `max_bad_videos` of the training split in fit, or every video of an
-                evaluation.
-            UnreadableVideoError: no video of a batch of the training split could be read, nor any substitute.
-        """
-        split = self._current_split()
-        if split is not None:
-            self._count_unread(split, batch)
-        if isinstance(batch, LazyClipBatch):
-            return batch if split is None else replace(batch, on_read=partial(self._count_unread, split))
-        if split == "train" and not len(batch):
-            raise _unreadable_batch(batch)
-        return normalise_batch(batch)
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        """`classes`, so that a checkpoint knows what its logits mean."""
-        return {"classes": self.classes}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the class names of a checkpoint.
-
-        Raises:
-            ValueError: the data set at hand has others (not in predict, where none is needed).
-        """
-        stored = list(state_dict["classes"])
-        if self._records.keys() - {"predict"} and self.classes != stored:
-            raise ValueError(
-                f"the checkpoint knows {len(stored)} classes, {_abridged(stored)}; the data has "
-                f"{len(self.classes)}, {_abridged(self.classes)} (config key: data.annotations)"
-            )
-        self._known_classes = stored
-
-    @cached_property
-    def _annotations(self) -> Annotations:
-        if self.annotations is None:
-            raise ValueError("annotations: expected where the videos are and what they show, got none")
-        return self.annotations
-
-    def _records_of(self, split: str) -> list[VideoRecord]:
-        if split not in self._records:
-            self._records[split] = self._list_records(split)
-        return self._records[split]
-
-    def _list_records(self, split: str) -> list[VideoRecord]:
-        if split != "predict":
-            return self._annotations.records(split)  # type: ignore[arg-type]  # the annotations check it
-        if not self.predict_paths:
-            raise ValueError("predict_paths: expected files or folders with videos, got none")
-        return [VideoRecord(path, UNKNOWN_LABEL) for path in find_videos(self.predict_paths)]
-
-    def _dataset(self, split: str, reader: ClipReader, *, augment: bool = False) -> ClipDataset:
-        records = self._records_of(split)
-        num_classes = self.num_classes if any(isinstance(r.label, tuple) for r in records) else 0
-        return ClipDataset(records, reader, num_classes=num_classes, augment=augment, seed=self.seed)
-
-    def _sampler(self, dataset: ClipDataset, **order: bool) -> EpochSampler:
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return EpochSampler(len(dataset), seed=self.seed, num_replicas=ranks, rank=rank, **order)
-
-    @property
-    def _test_batch_size(self) -> int:
-        """Videos; e.g. 40 x 3 frames in training and 25 x 10 per video in test: 1."""
-        if self.eval_batch_size is not None:
-            return self.eval_batch_size
-        frames_per_video = self.test_reader.num_views * self.test_reader.sampler.num_frames
-        videos = self.batch_size * self.reader.sampler.num_frames // frames_per_video
-        return min(max(videos, 1), self.batch_size)
-
-    def _eval_loader(self, split: str, reader: ClipReader, batch_size: int, *, lazy: bool = False) -> DataLoader:
-        samples = self._dataset(split, reader)
-        dataset = LazyClipDataset(samples) if lazy else samples
-        options = self._loader_options(dataset, self._sampler(samples, shuffle=False))
-        return EvalDataLoader(dataset, batch_size=batch_size, **options)
-
-    def _loader_options(self, dataset: ClipDataset | LazyClipDataset, sampler: EpochSampler) -> dict[str, Any]:
-        """A private generator: loading takes nothing from torch's global one, so that models can be resumed."""
-        return {
-            "sampler": sampler,
-            "collate_fn": dataset.collate,
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": self.pin_memory,
-            "generator": torch.Generator().manual_seed(self.seed),
-        }
-
-    def _current_split(self) -> str | None:
-        """The split that the trainer's batches come from right now."""
-        if self.trainer is None or self.trainer.state.stage is None:
-            return None
-        stages = {"train": self.fit_split, "validate": "val", "sanity_check": "val"}
-        stage = str(self.trainer.state.stage.value)
-        return stages.get(stage, stage)
-
-    def _count_unread(self, split: str, batch: ClipBatch | LazyClipBatch) -> None:
-        self._ledger(split).add(batch.failures)
-        self._ledger(split).add_damaged(path for path, n in zip(batch.paths, batch.corrupt_frames, strict=True) if n)
-
-    def _ledger(self, split: str) -> FailureLedger:
-        if split not in self._ledgers:
-            self._ledgers[split] = self._new_ledger(split)
-        return self._ledgers[split]
-
-    def _new_ledger(self, split: str) -> FailureLedger:
-        """The training split accepts `max_bad_videos`, an evaluation all but one, predict any."""
-        num_videos = len(self._records_of(split))
-        if split == "predict":
-            return FailureLedger(split, num_videos, limit=None)
-        if split == "train":
-            remedy = "mend the data, or raise max_bad_videos in the config"
-            return FailureLedger(split, num_videos, limit=self._max_bad_videos(num_videos), remedy=remedy)
-        return FailureLedger(split, num_videos, limit=num_videos - 1, remedy="check the paths of the annotations")
-
-    def _max_bad_videos(self, num_videos: int) -> int:
-        if isinstance(self.max_bad_videos, float):
-            return max(int(self.max_bad_videos * num_videos), 1)
-        return self.max_bad_videos
-
-
-def _video_source(
-    streams: Sequence[str], index_cache: str | None, reencode_dir: str | None, on_corrupt: OnCorrupt
-) -> VideoSource:
-    stand_ins = None if reencode_dir is None else ReencodeCache(reencode_dir)
-    return VideoSource(tuple(streams), IndexCache(index_cache), stand_ins, on_corrupt)
 
 
 def _sizes(streams: Sequence[str], size: int | dict[str, int]) -> dict[str, int]:
     if isinstance(streams, str) or not streams or len(set(streams)) != len(streams):
         raise ValueError(f"streams: expected a list of different stream names, got {streams!r}")
     for stream in streams:
-        _check_choice("streams", stream, STREAM_FORMATS)
+        check_choice("streams", stream, STREAM_FORMATS)
     missing = [stream for stream in streams if isinstance(size, dict) and stream not in size]
     if missing:
         raise ValueError(f"size: expected an entry for each of {', '.join(streams)}, got {size}")
     sizes = {stream: size[stream] if isinstance(size, dict) else size for stream in streams}
     for side in sizes.values():
-        _check_counts(size=side)
+        check_counts(size=side)
     return sizes
-
-
-def _check_choice(key: str, value: object, allowed: Collection[object]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{key}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
-
-
-def _check_counts(**counts: int | None) -> None:
-    for key, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{key}: expected at least 1, got {count}")
-
-
-def _check_fractions(**fractions: Sequence[float]) -> None:
-    for key, values in fractions.items():
-        if not values or min(values) < 0 or max(values) > 1:
-            raise ValueError(f"{key}: expected numbers from 0 to 1, got {', '.join(map(str, values))}")
-
-
-def _unreadable_batch(batch: ClipBatch) -> UnreadableVideoError:
-    first = batch.failures[0]
-    reason = f"neither this video nor any other of its training batch can be read ({first.reason})"
-    return UnreadableVideoError(first.path, reason, "check the files that the config key annotations names")
-
-
-def _abridged(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

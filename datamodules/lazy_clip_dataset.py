@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from torch.utils.data import Dataset
 from typing_extensions import override
@@ -11,7 +12,7 @@ from datamodules.clip import Failure, LazyClip, LazyClipBatch
 from datamodules.clip_dataset import ClipDataset, failure_of
 from datamodules.epoch_sampler import Key
 from datamodules.lazy_views import LazyViews
-from datamodules.transforms import normalise
+from datamodules.stream_views import normalise_view
 
 
 class LazyClipDataset(Dataset[LazyClip | Failure]):
@@ -44,7 +45,7 @@ class LazyClipDataset(Dataset[LazyClip | Failure]):
         return LazyClipBatch(
             clips=[item for item in items if isinstance(item, LazyClip)],
             shapes=self.dataset.reader.shapes,
-            normalise=normalise,
+            normalise=partial(normalise_view, self.dataset.reader.views),
             failures=[item for item in items if isinstance(item, Failure)],
             num_views=self.dataset.reader.num_views,
         )

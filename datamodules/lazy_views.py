@@ -18,12 +18,12 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from datamodules.bitstream import Frames, UnreadableVideoError
+from datamodules.bitstream import CompressedVideo, Frames, UnreadableVideoError
 from datamodules.bitstream.frames import Stream
 from datamodules.bitstream.reader import KeptFrames
 from datamodules.clip import Failure
 from datamodules.clip_dataset import failure_of
-from datamodules.clip_reader import ClipPlan, ClipReader
+from datamodules.clip_reader import ClipPlan, ClipReader, Place
 
 _FROM_PIXELS: set[Stream] = {"residual", "rgb"}  # of P-frames
 
@@ -44,20 +44,19 @@ class LazyViews:
 
     def __init__(self, reader: ClipReader, plan: ClipPlan, path: str) -> None:
         self._reader, self._plan, self._path = reader, plan, path
-        self._waiting = {cast(Stream, stream) for stream in reader.sizes}
+        self._waiting = set(reader.views)
         self._kept: dict[int, KeptFrames] = {}
+        self._shared: dict[Stream, dict[Place, Frames]] = {}
         self.decode_seconds = self.cut_seconds = 0.0
         self.corrupt_frames = 0
 
     def read(self, stream: str) -> Tensor | Failure:
-        """The views of a stream, (V, T, C, S, S) uint8; or why they cannot be read."""
-        read_gop = partial(self._read_gop, cast(Stream, stream))
+        """A view of a stream, or the one it is made from, (V, T, C, S, S) uint8; or why it cannot be read."""
         try:
             with self._timed("decode_seconds"):
-                frames = self._plan.collect(read_gop)
+                frames = self._frames_of(stream)
         except (UnreadableVideoError, OSError) as error:
             return failure_of(self._path, error)
-        self._waiting.discard(cast(Stream, stream))
         self.corrupt_frames = self._plan.video.num_corrupt
         with self._timed("cut_seconds"):
             return self._reader.cut(stream, frames, self._plan)
@@ -66,11 +65,22 @@ class LazyViews:
         """Closes the file and drops what was decoded."""
         self._plan.video.close()
         self._kept.clear()
+        self._shared.clear()
+
+    def _frames_of(self, name: str) -> dict[Place, Frames]:
+        """What a view is cut out of; kept for other views of the same stream that were not asked for yet."""
+        stream = self._stream_of(name)
+        frames = self._shared.pop(stream, None) or self._plan.collect(partial(self._read_gop, stream))
+        self._waiting.discard(name)
+        if stream in self._streams_waiting():
+            self._shared[stream] = frames
+        return frames
 
     def _read_gop(self, stream: Stream, gop: int, positions: list[int]) -> list[Frames]:
         video, kept = self._plan.video, self._kept
         options: Any = {"reference": self._reader.reference, "colorspace": self._reader.colorspace}
-        if gop not in kept and stream != "iframe":
+        if gop not in kept and stream != "iframe" and self._streams_waiting() - {stream}:
+            assert isinstance(video, CompressedVideo)  # others give one stream alone
             kept[gop] = video.keep_positions(gop, positions, streams=self._worth_keeping(stream), **options)
         if gop in kept and stream in kept[gop].streams:
             return kept[gop].read(stream)
@@ -78,8 +88,14 @@ class LazyViews:
 
     def _worth_keeping(self, stream: Stream) -> set[Stream]:
         """What a decode of GOP prefixes for `stream` does for other streams as well."""
-        wanted = self._waiting | {stream}
+        wanted = self._streams_waiting() | {stream}
         return wanted if wanted & _FROM_PIXELS else {stream}
+
+    def _streams_waiting(self) -> set[Stream]:
+        return {self._stream_of(name) for name in self._waiting}
+
+    def _stream_of(self, name: str) -> Stream:
+        return cast(Stream, self._reader.views[name].stream)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

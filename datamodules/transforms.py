@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.clip import ClipBatch
-
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _MV_BOUND = 20  # pixels that 127.5 grey levels stand for
@@ -205,7 +203,13 @@ STREAM_FORMATS: dict[str, StreamFormat] = {
 
 
 def cut_view(
-    stream: str, frames: Sequence[np.ndarray], geometry: Geometry, size: int, *, rescale_vectors: bool = False
+    stream: str,
+    frames: Sequence[np.ndarray],
+    geometry: Geometry,
+    size: int,
+    *,
+    rescale_vectors: bool = False,
+    antialias: bool = False,
 ) -> Tensor:
     """One view of T frames.
 
@@ -215,6 +219,7 @@ def cut_view(
         geometry: where it is cut.
         size: S, pixels, of the square that comes out; see `Geometry.view_size` for others.
         rescale_vectors: whether vectors grow and shrink with the resize (CoViAR keeps them).
+        antialias: of the resize.
 
     Returns:
         view: (T, C, S, S) uint8.
@@ -227,7 +232,7 @@ def cut_view(
         zoom = (view_width / width, view_height / height) if rescale_vectors else (1.0, 1.0)
         crop = scale_vectors(crop, -zoom[0] if geometry.flip else zoom[0], zoom[1])
     levels = torch.from_numpy(form.quantise(crop))
-    return resize(levels.flip(2) if geometry.flip else levels, (view_height, view_width))
+    return resize(levels.flip(2) if geometry.flip else levels, (view_height, view_width), antialias=antialias)
 
 
 def scale_vectors(mv: np.ndarray, x: float, y: float) -> np.ndarray:
@@ -239,11 +244,11 @@ def scale_vectors(mv: np.ndarray, x: float, y: float) -> np.ndarray:
     return rows.reshape(mv.shape)
 
 
-def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, without antialiasing: (T, H, W, C) uint8 -> (T, C, *size) uint8, contiguous."""
+def resize(frames: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
+    """Bilinear: (T, H, W, C) uint8 -> (T, C, *size) uint8, contiguous."""
     frames = frames.permute(0, 3, 1, 2)
     if frames.shape[-2:] != size:
-        frames = F.interpolate(frames, size=size, mode="bilinear", antialias=False)
+        frames = F.interpolate(frames, size=size, mode="bilinear", antialias=antialias)
     return frames.contiguous()
 
 
@@ -253,9 +258,3 @@ def normalise(stream: str, frames: Tensor) -> Tensor:
     mean = torch.tensor(form.mean, device=frames.device).view(-1, 1, 1)
     std = torch.tensor(form.std, device=frames.device).view(-1, 1, 1)
     return frames.float().div_(255).sub_(mean).div_(std)
-
-
-def normalise_batch(batch: ClipBatch) -> ClipBatch:
-    """Normalises every stream of a batch, in place of its uint8 ones."""
-    batch.streams = {name: normalise(name, stream) for name, stream in batch.streams.items()}
-    return batch

@@ -82,6 +82,11 @@ class CompressedVideo:
         """Pixels, as coded."""
         return self.index.height
 
+    @property
+    def rotation(self) -> int:
+        """Degrees by which what is read is to be turned counterclockwise to stand upright."""
+        return self.index.rotation
+
     def read(
         self,
         *,

@@ -13,6 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from datamodules.annotations import ClassFolders
 from datamodules.clip import ClipBatch
 from datamodules.compressed_video import CompressedVideoDataModule
 from datamodules.demo import make_demo_data
-from datamodules.transforms import normalise_batch
+from datamodules.stream_views import normalise_batch
 from lightning_modules.exit_networks import ExitNetworks
 from lightning_modules.freed_memory import keep_freed_memory
 from lightning_modules.losses import soft_target_cross_entropy
@@ -139,7 +140,7 @@ class Run:
             ClassFolders(str(self.root)), streams, size=112, scales=[0.875], batch_size=24, num_workers=1
         )
         data.setup("fit")
-        return map(normalise_batch, data.train_dataloader())
+        return map(partial(normalise_batch, data.reader.views), data.train_dataloader())
 
 
 def seconds(job: Callable[[], None]) -> float:

@@ -30,7 +30,7 @@ from datamodules.clip_dataset import ClipDataset
 from datamodules.compressed_video import CompressedVideoDataModule
 from datamodules.index_cache import IndexCache
 from datamodules.lazy_clip_dataset import LazyClipDataset
-from datamodules.transforms import normalise_batch
+from datamodules.stream_views import normalise_batch
 from lightning_modules.analysis.efficiency import exit_costs
 from lightning_modules.analysis.trade_off import ExitCosts, choose_threshold, sweep
 from lightning_modules.ensemble import average_views, combine, exit_at, fit_exit_scales, take
@@ -101,7 +101,7 @@ def load_split(data: CompressedVideoDataModule, split: str) -> ClipDataset:
 
 
 def read(dataset: ClipDataset, numbers: range) -> ClipBatch:
-    return normalise_batch(dataset.collate([dataset[number] for number in numbers]))
+    return normalise_batch(dataset.reader.views, dataset.collate([dataset[number] for number in numbers]))
 
 
 def batches(size: int, batch_size: int) -> Iterator[range]:

@@ -1,7 +1,9 @@
 """Real, tiny video files; encoded once per test session."""
 
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -21,15 +23,51 @@ def scrolling_frames(seed: int, num_frames: int = NUM_FRAMES) -> Iterator[np.nda
     return (np.roll(texture, tuple(t * step), (0, 1)) for t in range(num_frames))
 
 
-def encode_as_people_do(path: Path, *, codec: str, b_frames: int) -> None:
-    """What people's own files are like."""
+def encode_as_people_do(
+    path: Path,
+    *,
+    codec: str,
+    b_frames: int,
+    options: dict[str, str] | None = None,
+    ticks: Sequence[int] = (),
+    frames: Sequence[np.ndarray] = (),
+    pixel_format: str = "yuv420p",
+) -> None:
+    """What people's own files are like; frames come at `ticks`, in milliseconds, or 25 a second."""
+    frames = frames or list(scrolling_frames(0))
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream = container.add_stream(codec, rate=25, options={"threads": "1", **(options or {})})
+        (stream.height, stream.width), stream.pix_fmt = frames[0].shape[:2], pixel_format
         stream.codec_context.max_b_frames = b_frames
-        for pixels in scrolling_frames(0):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        if ticks:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            if ticks:
+                frame.pts, frame.time_base = ticks[number], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+@pytest.fixture(scope="session")
+def encode_theirs() -> Callable[..., None]:
+    """`encode_as_people_do`."""
+    return encode_as_people_do
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """A folder of real recordings, for tests that skip without them."""
+    shared = os.environ.get("STREAMKD_SHARED_DATA")
+    if not shared:
+        pytest.skip("STREAMKD_SHARED_DATA names no folder of real clips")
+    return Path(shared)
+
+
+@pytest.fixture(scope="session")
+def shared_clips(shared_data: Path) -> Path:
+    """The single clips among them."""
+    return shared_data / "clips"
 
 
 @pytest.fixture(scope="session")
