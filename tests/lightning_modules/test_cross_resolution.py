@@ -1,5 +1,6 @@
 """Cross-resolution distillation: a step by hand, a teacher that stays as it is, checkpoints without it, refusals."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -174,3 +176,57 @@ class TestRefusals:
         network.num_classes = 2
         with pytest.raises(ValueError, match="expected a network with depths"):
             CrossResolutionModule(network, "iframe", teacher)
+
+
+def test_a_student_is_a_backbone_of_progressive_distillation(
+    tiny_config: Path, tmp_path: Path, save_network: Callable[..., str], streamkd: Callable[..., int | None]
+) -> None:
+    """By the command line: a student, whose teacher is gone from then on, exits on it, their weights; lazily too."""
+    config = yaml.safe_load(tiny_config.read_text())
+    student = {"class_path": "lightning_modules.networks.resnet10", "init_args": {"num_classes": 2, "width": 4}}
+    sources = {stream: save_network(tmp_path, stream) for stream in ("iframe", "residual")}
+    reskd = {"network": student, "stream": "iframe", "teacher": sources["iframe"]}
+    stages = {"class_path": "callbacks.ProgressiveStages", "init_args": {"teachers": ["residual", "iframe"]}}
+    networks = {"residual": sources["residual"], "iframe": str(tmp_path / "reskd/checkpoints/best.ckpt")}
+    pkd = {"networks": networks, "exits": "linear", "stages": stages}
+    wise = {"exits": str(tmp_path / "pkd/checkpoints/best.ckpt"), "order": ["iframe", "residual"]}
+    runs = {
+        "reskd": ("cross_resolution.CrossResolutionModule", reskd, ["iframe"]),
+        "pkd": ("progressive_distillation.ProgressiveDistillationModule", pkd, ["residual", "iframe"]),
+        "wise": ("weighted_inference.WeightedInferenceModule", wise, ["residual", "iframe"]),
+    }
+    for name, (module, options, streams) in runs.items():
+        config["run_dir"] = str(tmp_path / name)
+        config["model"] = {"class_path": f"lightning_modules.{module}", "init_args": options}
+        config["data"]["init_args"] |= {"streams": streams, "low_resolution": {"size": 16}}
+        tiny_config.write_text(yaml.safe_dump(config))
+        assert streamkd("fit", "--config", tiny_config) == 0
+        Path(sources["iframe"]).unlink(missing_ok=True)
+    trained = torch.load(tmp_path / "reskd/checkpoints/best.ckpt")["state_dict"]
+    deployed = torch.load(tmp_path / "wise/checkpoints/best.ckpt")["state_dict"]
+    for key, value in trained.items():
+        assert torch.equal(value, deployed[key.replace("network.", "networks.networks.iframe.backbone.", 1)]), key
+    results = []
+    for lazy in ("false", "true"):
+        assert streamkd("test", "--config", tiny_config, "--data.lazy", lazy, "--model.threshold", 0.6) == 0
+        results.append(json.loads((tmp_path / "wise" / "test.json").read_text())["metrics"])
+    for key, value in results[1].items():
+        assert results[0][key] == pytest.approx(value, abs=1e-6), key
+
+
+@pytest.mark.parametrize("norm", ["eval", "unfrozen"])
+def test_a_resumed_run_is_an_undisturbed_one(
+    tiny_config: Path, tmp_path: Path, save_network: Callable[..., str], streamkd: Callable[..., int | None], norm: str
+) -> None:
+    config = yaml.safe_load(tiny_config.read_text())
+    options = config["model"]["init_args"]
+    options |= {"stream": "iframe", "teacher": save_network(tmp_path, "iframe"), "teacher_norm": norm}
+    config["model"]["class_path"] = "lightning_modules.cross_resolution.CrossResolutionModule"
+    config["data"]["init_args"] |= {"streams": ["iframe"], "low_resolution": {"size": 16}}
+    tiny_config.write_text(yaml.safe_dump(config))
+    assert streamkd("fit", "--config", tiny_config, "--trainer.max_epochs", 1) == 0
+    assert streamkd("fit", "--config", tiny_config) == 0
+    assert streamkd("fit", "--config", tiny_config, "--run_dir", tmp_path / "undisturbed") == 0
+    ours, theirs = (torch.load(tmp_path / name / "checkpoints/last.ckpt") for name in ("run", "undisturbed"))
+    assert ours["epoch"] == 1
+    torch.testing.assert_close(ours["state_dict"], theirs["state_dict"], rtol=0, atol=0)
