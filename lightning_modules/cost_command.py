@@ -1,11 +1,14 @@
 """The command `streamkd cost`: what the networks of a configuration compute; nothing is trained or read but them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -33,20 +36,64 @@ def print_cost(
         config: YAML file of the experiment; with `model.init_args.network`, or of exits whose checkpoints are there.
         convention: what counts in the tables by module and exit.
         num_frames: of a view; None: as the experiment tests. 1 gives the cost of a frame.
-        size: side of the frames in pixels; None takes `data.init_args.size`.
+        size: side of the frames in pixels; None: as the experiment tests.
         depth: how deep into the networks the table by module goes.
 
     Raises:
-        ValueError: the file has no network, or no size while none is given.
+        ValueError: the file has no network, or no data that give its stream.
         FileNotFoundError: a checkpoint of a network with exits is missing.
     """
     experiment = _read(Path(config))
     networks = _networks(config, experiment)
+    views = _Views.of(config, experiment, networks, num_frames, size)
     with torch.device("meta"):
-        clips = {s: torch.empty(_clip(config, experiment, s, n, num_frames, size)) for s, n in networks.items()}
-    print_table(_totals(networks, clips, _num_views(experiment)))
+        clips = {stream: torch.empty(1, *views.shapes[stream]) for stream in networks}
+    print_table(_totals(networks, clips, views.number))
     model, inputs = _joined(networks, clips)
     print(f"\n{cost_of(model, inputs, convention=convention).table(depth)}")
+
+
+@dataclass(frozen=True)
+class _Views:
+    """What a test makes of a video.
+
+    Args:
+        shapes: by stream (T, C, H, W) of a view.
+        number: of views.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    number: int
+
+    @classmethod
+    def of(
+        cls,
+        path: str,
+        experiment: Mapping[str, Any],
+        networks: Collection[str],
+        num_frames: int | None,
+        size: int | None,
+    ) -> "_Views":
+        """As the data of the experiment say, but for `num_frames` and `size`."""
+        if "data" not in experiment:
+            raise ValueError(f"{path}: expected `data`, whose tests say what a network sees, came {sorted(experiment)}")
+        reader = _build_data(experiment["data"]).test_reader
+        missing = [stream for stream in networks if stream not in reader.shapes]
+        if missing:
+            raise ValueError(f"{path}: expected `data.init_args.streams` to have {missing}, came {list(reader.shapes)}")
+        shapes = {}
+        for stream in networks:
+            frames, channels, height, width = reader.shapes[stream]
+            shapes[stream] = (num_frames or frames, channels, size or height, size or width)
+        return cls(shapes, reader.num_views)
+
+
+def _build_data(config: Mapping[str, Any]) -> Any:
+    """The DataModule, without its annotations: nothing of the data need be there."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--data", type=LightningDataModule)
+    options = {**config.get("init_args", {}), "annotations": None}
+    return parser.instantiate(parser.parse_object({"data": {**config, "init_args": options}})).data
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -78,24 +125,6 @@ def _exit_networks(path: str, options: Mapping[str, Any]) -> ExitNetworks:
         f"{path}: expected a network in `model.init_args.network`, or checkpoints in `model.init_args.networks` or "
         f"`model.init_args.exits`, came {sorted(options)}"
     )
-
-
-def _clip(
-    path: str, experiment: Mapping[str, Any], stream: str, network: nn.Module, num_frames: int | None, size: int | None
-) -> tuple[int, ...]:
-    """(1, T, C, H, W) of one view."""
-    options = _lookup(experiment, "data", "init_args") or {}
-    sides = options.get("size")
-    side = size or (sides.get(stream) if isinstance(sides, Mapping) else sides)
-    if not isinstance(side, int):
-        raise ValueError(f"{path}: expected one side in pixels in `data.init_args.size`, came {sides!r}; use --size")
-    frames = num_frames or options.get("test_segments") or options.get("num_segments") or 1
-    return 1, frames, int(network.in_channels), side, side  # type: ignore[arg-type]
-
-
-def _num_views(experiment: Mapping[str, Any]) -> int:
-    options = _lookup(experiment, "data", "init_args") or {}
-    return options.get("test_clips", 1) * options.get("test_crops", 1)
 
 
 def _totals(networks: Mapping[str, nn.Module], clips: Mapping[str, Tensor], num_views: int) -> Table:

@@ -11,17 +11,19 @@ from lightning_modules.analysis.cost import cost_of
 from lightning_modules.cli import main
 from lightning_modules.networks import EarlyExitNetwork, EarlyExitNetworks, resnet10
 
+DATA = "datamodules.compressed_video.CompressedVideoDataModule"
 NETWORK = {"class_path": "lightning_modules.networks.resnet18", "init_args": {"num_classes": 101, "weights": "no/file"}}
 
 
 def write(folder: Path, network: object, **data: object) -> str:
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({"model": {"init_args": {"network": network}}, "data": {"init_args": data}}))
+    model = {"init_args": {"network": network, "stream": "iframe"}}
+    path.write_text(yaml.safe_dump({"model": model, "data": {"class_path": DATA, "init_args": data}}))
     return str(path)
 
 
 def test_prints_what_a_frame_costs_without_its_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["cost", "--config", write(tmp_path, NETWORK, size=224)])
+    main(["cost", "--config", write(tmp_path, NETWORK, size=224, num_segments=1)])
     text = capsys.readouterr().out
     assert "1 view of (1, 3, 224, 224)" in text
     # 1.814 GMAC with 1000 classes, as torchvision has it, less 899 rows of the classifier.
@@ -43,7 +45,7 @@ def test_table_by_view_and_video_in_all_conventions(tmp_path: Path, capsys: pyte
     network = {"class_path": "lightning_modules.networks.resnet50", "init_args": {"num_classes": 200}}
     config = yaml.safe_load(Path(write(tmp_path, network)).read_text())
     (tmp_path / "data.yaml").write_text(
-        yaml.safe_dump({"init_args": {"size": 112, "num_segments": 8, "test_segments": 16, "test_crops": 3}})
+        yaml.safe_dump({"class_path": DATA, "init_args": {"size": 112, "test_segments": 16, "test_crops": 3}})
     )
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"data": "data.yaml"}))
     main(["cost", "--config", str(tmp_path / "config.yaml")])
@@ -53,13 +55,26 @@ def test_table_by_view_and_video_in_all_conventions(tmp_path: Path, capsys: pyte
     assert video[1:] == pytest.approx([3 * value for value in view[1:]], abs=2e-3)
 
 
+def test_a_student_sees_the_small_view(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By default as the paper's: 112 pixels; three crops and two clips make six views."""
+    model = {"init_args": {"network": NETWORK, "stream": "rgb", "teacher": "no/file"}}
+    options = {"num_segments": 8, "test_crops": 3, "test_clips": 2}
+    data = {"class_path": "datamodules.multi_resolution.MultiResolutionDataModule", "init_args": options}
+    (tmp_path / "reskd.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
+    main(["cost", "--config", str(tmp_path / "reskd.yaml")])
+    text = capsys.readouterr().out
+    assert "1 view of (8, 3, 112, 112)" in text
+    assert "a video, 6 views" in text
+
+
 def test_networks_with_exits_out_of_their_checkpoints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], save_network: Callable[..., str]
 ) -> None:
     networks = {stream: save_network(tmp_path, stream) for stream in ("mv", "iframe")}
     stages = {"class_path": "callbacks.ProgressiveStages", "init_args": {"teachers": ["mv"]}}
     model = {"init_args": {"networks": networks, "exits": "linear", "stages": stages}}
-    data = {"init_args": {"size": {"mv": 64, "iframe": 32}, "num_segments": 3}}
+    options = {"streams": ["mv", "iframe"], "size": {"mv": 64, "iframe": 32}, "num_segments": 3}
+    data = {"class_path": DATA, "init_args": options}
     (tmp_path / "pkd.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
     main(["cost", "--config", str(tmp_path / "pkd.yaml")])
     text = capsys.readouterr().out
@@ -86,8 +101,7 @@ def test_networks_with_exits_out_of_their_checkpoints(
             {"size": 64},
             "expected a network in `model.init_args.network`, or checkpoints in `model.init_args.networks`",
         ),
-        (NETWORK, {}, "expected one side in pixels in `data.init_args.size`, came None; use --size"),
-        (NETWORK, {"size": {"mv": 64}}, "came {'mv': 64}; use --size"),
+        (NETWORK, {"streams": ["mv"]}, "expected `data.init_args.streams` to have ['iframe'], came ['mv']"),
     ],
 )
 def test_other_configurations_are_refused(
