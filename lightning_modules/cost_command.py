@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules.analysis.cost import Convention, cost_of
 from lightning_modules.checkpoints import build_network, without_weights
+from lightning_modules.configured_network import lookup
 from lightning_modules.console_table import print_table
 from lightning_modules.exit_networks import ExitNetworks, attach_exits, load_exit_networks
 from lightning_modules.networks.early_exit import EarlyExitNetworks
@@ -58,7 +59,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _networks(path: str, experiment: Mapping[str, Any]) -> dict[str, nn.Module]:
     """By stream, on the meta device."""
-    options = _lookup(experiment, "model", "init_args") or {}
+    options = lookup(experiment, "model", "init_args") or {}
     if isinstance(options.get("network"), Mapping):
         with torch.device("meta"):
             network = build_network(without_weights(options["network"]))
@@ -84,7 +85,7 @@ def _clip(
     path: str, experiment: Mapping[str, Any], stream: str, network: nn.Module, num_frames: int | None, size: int | None
 ) -> tuple[int, ...]:
     """(1, T, C, H, W) of one view."""
-    options = _lookup(experiment, "data", "init_args") or {}
+    options = lookup(experiment, "data", "init_args") or {}
     sides = options.get("size")
     side = size or (sides.get(stream) if isinstance(sides, Mapping) else sides)
     if not isinstance(side, int):
@@ -94,7 +95,7 @@ def _clip(
 
 
 def _num_views(experiment: Mapping[str, Any]) -> int:
-    options = _lookup(experiment, "data", "init_args") or {}
+    options = lookup(experiment, "data", "init_args") or {}
     return options.get("test_clips", 1) * options.get("test_crops", 1)
 
 
@@ -118,10 +119,3 @@ def _joined(networks: dict[str, Any], clips: dict[str, Tensor]) -> tuple[nn.Modu
     if len(networks) == 1:
         return next(iter(networks.values())), next(iter(clips.values()))
     return EarlyExitNetworks(networks), clips
-
-
-def _lookup(values: Any, *keys: str) -> Any:
-    """What stands under nested keys, or None."""
-    for key in keys:
-        values = values.get(key) if isinstance(values, Mapping) else None
-    return values

@@ -122,8 +122,10 @@ class ProgressiveDistillationModule(ExitNetworksModule):
         return [names.index(f"{stream}/{FINAL}") for stream in streams]
 
     def analysis_targets(self) -> dict[str, AnalysisTarget]:
-        """What ``callbacks.flatness`` and ``callbacks.visual_explanations`` analyse: each network, and its internal
-        classifiers, by the labels."""
+        """What ``callbacks.flatness`` and ``callbacks.visual_explanations`` analyse, by stream.
+
+        Each network, and ``<stream>/exits``: its internal classifiers. Their losses are those of the labels.
+        """
         targets = {}
         for stream, network in self.networks.networks.items():
             assert isinstance(network, EarlyExitNetwork)

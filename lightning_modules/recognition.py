@@ -98,8 +98,10 @@ class RecognitionModule(LightningModule):
         return self(batch), {}
 
     def analysis_targets(self) -> dict[str, AnalysisTarget]:
-        """What ``callbacks.flatness`` and ``callbacks.visual_explanations`` analyse: the network, and what it learns from
-        the labels alone, without smoothing."""
+        """What ``callbacks.flatness`` and ``callbacks.visual_explanations`` analyse: the network.
+
+        Its loss is that of the labels alone, without smoothing.
+        """
         loss = _multi_label_cross_entropy if self.multi_label else cross_entropy
         return {self.stream: AnalysisTarget(self.network, self.stream, loss=loss)}
 

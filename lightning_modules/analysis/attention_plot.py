@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from lightning_modules.analysis.attention import spread_over_frames
 SIDE, GAP, GROUP_GAP = 1.15, 0.04, 0.14
 HEADING, TITLE, BAR_ROOM = 0.34, 1.3, 0.75
 COLORS = "turbo"
-VEIL = (0.25, 0.75)  # opacity of the heat where attention is 0 and 1
+VEIL = (0.15, 0.6)  # opacity of the heat where attention is 0 and 1
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class _Layout:
 
     def heading(self, group: int) -> tuple[float, float]:
         middle = (self._left(group, 0) + self._left(group, self.groups[group]) - GAP) / 2
-        return self._fraction(middle, self.size[1] - HEADING + GAP)  # type: ignore[return-value]
+        return self._fraction(middle, self.size[1] - HEADING + GAP)
 
     def title(self, row: int) -> tuple[float, float]:
         _, bottom, _, height = self.panel(row, 0, 0)
@@ -102,7 +103,7 @@ class _Layout:
     def _left(self, group: int, column: int) -> float:
         return TITLE + group * GROUP_GAP + (sum(self.groups[:group]) + column) * (SIDE + GAP)
 
-    def _fraction(self, *values: float) -> tuple[float, ...]:
+    def _fraction(self, *values: float) -> Any:
         """x, y or x, y, width, height."""
         return tuple(value / self.size[place % 2] for place, value in enumerate(values))
 

@@ -42,7 +42,8 @@ def draw_receptive_fields(measured: Mapping[str, MeasuredField]) -> Figure:
     rows = -(-len(measured) // columns)
     size = (SIDE * (columns + CURVES_WIDTH) + 1.2, (SIDE + 0.35) * rows + 0.55)
     figure = Figure(figsize=size, layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[SIDE * CURVES_WIDTH + 0.3, SIDE * columns + 0.9])
+    widths = [SIDE * CURVES_WIDTH + 0.3, SIDE * columns + 0.9]
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=widths)[0]
     _draw_areas(left.subplots(), measured)
     axes = list(right.subplots(rows, columns, squeeze=False).flat)
     for axis, (name, field) in zip(axes, measured.items(), strict=False):
