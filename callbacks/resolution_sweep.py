@@ -101,11 +101,12 @@ class ResolutionSweep(pl.Callback):
 
     @override
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        seen = [clip for clip in gather_objects(self._clip, trainer.world_size) if clip]
+        # A rank without videos takes part in the sums over all.
+        seen = [shape for shape in gather_objects((self._clip, self._num_views), trainer.world_size) if shape[0]]
         if not seen or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        # A rank without videos takes part in the sums over all.
-        scores = {case: self._metric(pl_module, *case).compute() for case in self._cases(seen[0])}
+        self._clip, self._num_views = seen[0]
+        scores = {case: self._metric(pl_module, *case).compute() for case in self._cases(self._clip)}
         if trainer.is_global_zero:
             metrics = cast(ClassificationMetrics, pl_module.test_metrics)
             found = {case: float(values["mAP" if metrics.multi_label else "top1"]) for case, values in scores.items()}
@@ -144,7 +145,15 @@ class ResolutionSweep(pl.Callback):
             speeds = {size: self._throughput(module, shape) for size, shape in shapes.items()}
         for (treatment, size), score in scores.items():
             computed = size if treatment == "native" else full
-            yield ResolutionPoint(treatment, size, computed, score, **costs[computed], throughput=speeds[computed])
+            yield ResolutionPoint(
+                series=treatment,
+                size=size,
+                input_size=computed,
+                score=score,
+                multiply_adds=costs[computed]["multiply_adds"],
+                paper=costs[computed]["paper"],
+                throughput=speeds[computed],
+            )
 
     def _throughput(self, module: Any, clip: Sequence[int]) -> Throughput | None:
         if not self.timed_batch:

@@ -21,8 +21,10 @@ from lightning_modules.configured_network import lookup, network_section
 from lightning_modules.networks.degraded_input import DegradedInput
 from lightning_modules.report import Run, load_run
 
-# Of a network's arguments, those that tell no architectures apart.
-NO_ARCHITECTURE = ("weights", "sha256", "num_classes", "in_channels", "dropout")
+# Of a network's arguments, those that make no other line of a picture.
+IGNORED = ("weights", "sha256", "num_classes", "in_channels")
+# Traits of a run beside its network's; named last.
+COMMON = ("input", "model", "frames", "views", "epochs")
 
 
 def compare_resolutions(
@@ -167,7 +169,7 @@ def _traits(run: Run, config: Mapping[str, Any], network: Mapping[str, Any], cli
     """By what the lines of a picture differ; resolution is no part of it."""
     degraded = _is_degraded(network)
     inner = network["init_args"]["network"] if degraded else network
-    options = {name: value for name, value in inner["init_args"].items() if name not in NO_ARCHITECTURE}
+    options = {name: value for name, value in inner["init_args"].items() if name not in IGNORED}
     return {
         "network": inner["class_path"].rpartition(".")[2],
         **options,
@@ -181,8 +183,8 @@ def _traits(run: Run, config: Mapping[str, Any], network: Mapping[str, Any], cli
 
 def _series(runs: Sequence[_TestedRun]) -> list[str]:
     """A name for each run's line: its network, and of the other traits those in which runs differ."""
-    keys = dict.fromkeys(key for run in runs for key in run.traits if key != "network")
-    differing = [key for key in keys if len({str(run.traits.get(key)) for run in runs}) > 1]
+    options = dict.fromkeys(key for run in runs for key in run.traits if key not in ("network", *COMMON))
+    differing = [key for key in (*options, *COMMON) if len({str(run.traits.get(key)) for run in runs}) > 1]
     return [" ".join([run.traits["network"], *_described(run.traits, differing)]) for run in runs]
 
 
@@ -213,7 +215,8 @@ def _point(run: _TestedRun, series: str, timer: _Timer) -> ResolutionPoint:
         size=run.size,
         input_size=min(run.clip[-2:]),
         score=run.score,
-        **costs,
+        multiply_adds=costs["multiply_adds"],
+        paper=costs["paper"],
         throughput=timer(run),
         run=run.name,
     )

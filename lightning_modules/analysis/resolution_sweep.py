@@ -138,7 +138,7 @@ def treat(clips: Tensor, size: int, treatment: Treatment) -> Tensor:
     return small if treatment == "native" else resize_frames(small, clips.shape[-2:])
 
 
-def costs_of(network: nn.Module, clip: Sequence[int], *, num_views: int = 1) -> dict[str, int]:
+def costs_of(network: nn.Module, clip: Sequence[int], *, num_views: int = 1) -> dict[Convention, int]:
     """What a video costs, by each of ``COSTS``; counted on the meta device.
 
     Args:
