@@ -17,7 +17,7 @@ from lightning_modules.analysis.attention import spread_over_frames
 
 # Inches: the width of a frame, between frames, between groups of them, above, to the left and to the right of all.
 SIDE, GAP, GROUP_GAP = 1.15, 0.04, 0.14
-HEADING, TITLE, BAR_ROOM = 0.34, 1.3, 0.75
+HEADING, TITLE, BAR_ROOM = 0.34, 1.4, 0.75
 COLORS = "turbo"
 VEIL = (0.15, 0.6)  # opacity of the heat where attention is 0 and 1
 
