@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
-from rich.console import Console
 from typing_extensions import override
 
 from callbacks.all_ranks import gather_objects
@@ -28,6 +27,7 @@ from lightning_modules.analysis.resolution_sweep import (
 )
 from lightning_modules.analysis.resolution_table import conditions_of, table_of, write_table
 from lightning_modules.analysis.throughput import Throughput, measure_throughput
+from lightning_modules.console_table import print_table
 from lightning_modules.metrics import ClassificationMetrics
 from lightning_modules.networks.degraded_input import resized_shape
 
@@ -176,7 +176,6 @@ def write_resolutions(path: Path, measured: MeasuredResolutions) -> None:
     published = published_resolutions(measured.data_set, measured.metric)
     with open_whole(path.with_suffix(".png"), "wb") as file:
         draw_resolutions(measured, published).savefig(file, format="png", dpi=150)
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table_of(measured))
+    print_table(table_of(measured))
     if conditions := conditions_of(measured):
         print(f"throughput: {conditions}", flush=True)

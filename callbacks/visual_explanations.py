@@ -8,7 +8,6 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 from typing_extensions import override
 
@@ -29,6 +28,7 @@ from lightning_modules.analysis.receptive_field import (
 from lightning_modules.analysis.receptive_field_plot import MeasuredField, draw_receptive_fields
 from lightning_modules.analysis.receptive_field_table import table_of
 from lightning_modules.analysis.target import AnalysisTarget, OffersAnalysisTargets
+from lightning_modules.console_table import print_table
 from lightning_modules.networks.backbone import Backbone
 
 Record = dict[str, Any]
@@ -153,8 +153,7 @@ def write_receptive_fields(folder: Path, measured: Mapping[str, MeasuredField]) 
         np.savez_compressed(file, **{name: field.values for name, field in measured.items()})  # type: ignore[arg-type]
     with open_whole(folder / "receptive_field.png", "wb") as file:
         draw_receptive_fields(measured).savefig(file, format="png", dpi=150)
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table_of(areas))
+    print_table(table_of(areas))
 
 
 def write_attention(folder: Path, seen: Mapping[str, SeenVideos], record: Record) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
 
 from datamodules.whole_file import open_whole
 from lightning_modules.analysis.cost import Convention
@@ -18,6 +17,7 @@ from lightning_modules.analysis.resolution_table import COLUMNS, conditions_of, 
 from lightning_modules.analysis.throughput import Throughput, measure_throughput
 from lightning_modules.checkpoints import build_network
 from lightning_modules.configured_network import lookup, network_section
+from lightning_modules.console_table import print_table
 from lightning_modules.networks.degraded_input import DegradedInput
 from lightning_modules.report import Run, load_run
 
@@ -68,8 +68,7 @@ def compare_resolutions(
         write_table(file, measured, columns)
     with open_whole(output, "wb") as file:
         figure.savefig(file, format="png", dpi=150)
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table_of(measured))
+    print_table(table_of(measured))
     if conditions := conditions_of(measured):
         print(f"throughput: {conditions}")
     print(f"{len(found)} runs in {output} and {output.with_suffix('.csv')}", flush=True)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from datamodules.whole_file import open_whole
 from lightning_modules.analysis.attention_plot import SeenVideos, draw_attention
 from lightning_modules.analysis.receptive_field import FieldArea
 from lightning_modules.analysis.receptive_field_plot import MeasuredField, draw_receptive_fields
 from lightning_modules.analysis.receptive_field_table import table_of
+from lightning_modules.console_table import print_table
 
 
 def compare_receptive_fields(runs: Sequence[Path], output: Path, targets: Sequence[str] | None = None) -> None:
@@ -36,9 +36,8 @@ def compare_receptive_fields(runs: Sequence[Path], output: Path, targets: Sequen
     if len(set(thresholds.values())) > 1:
         raise ValueError(f"expected areas above one `threshold`, came {thresholds}; test again with another")
     _write(draw_receptive_fields(measured), output)
-    console = Console()
     table = table_of({name: field.area for name, field in measured.items()})
-    (console if console.is_terminal else Console(width=120)).print(table)
+    print_table(table)
     print(f"{len(measured)} networks in {output}", flush=True)
 
 
