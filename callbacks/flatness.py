@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast
@@ -11,25 +10,20 @@ from typing import Literal, cast
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from callbacks.spread_videos import read_spread
 from datamodules.clip import ClipBatch
 from datamodules.whole_file import open_whole
 from lightning_modules.agreement import check_labelled
-from lightning_modules.analysis.flatness import (
-    WHY_EQUAL,
-    FlatnessMeasurement,
-    FlatnessTarget,
-    MeasuredFlatness,
-    OffersFlatnessTargets,
-)
+from lightning_modules.analysis.flatness import WHY_EQUAL, FlatnessMeasurement, MeasuredFlatness
 from lightning_modules.analysis.flatness_plot import draw_flatness
 from lightning_modules.analysis.loss_surface import LossSurface
+from lightning_modules.analysis.target import AnalysisTarget, OffersAnalysisTargets
 
 
 class Flatness(pl.Callback):
-    """Measures what the module names in ``flatness_targets()`` on samples of the validation split.
+    """Measures what the module names in ``analysis_targets()`` on samples of the validation split.
 
     Writes into the run directory ``flatness.json`` (Hessian trace with its error bar, top eigenvalue, slices),
     ``flatness_lines.csv``, ``flatness_planes.csv`` and ``flatness.png``. Compare only networks of equal architecture:
@@ -67,9 +61,9 @@ class Flatness(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if not hasattr(pl_module, "flatness_targets"):
+        if not hasattr(pl_module, "analysis_targets"):
             raise ValueError(
-                f"Flatness measures modules with a method `flatness_targets`, {type(pl_module).__name__} has "
+                f"Flatness measures modules with a method `analysis_targets`, {type(pl_module).__name__} has "
                 "none; take it out of `trainer.callbacks`"
             )
 
@@ -88,8 +82,10 @@ class Flatness(pl.Callback):
     @torch.no_grad()
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            targets = cast(OffersFlatnessTargets, pl_module).flatness_targets()
-            batches = _read(trainer, self.num_samples, self.batch_size)
+            targets = cast(OffersAnalysisTargets, pl_module).analysis_targets()
+            batches = read_spread(
+                trainer, "val", self.num_samples, batch_size=self.batch_size, reader=type(self).__name__
+            )
             for batch in batches:
                 check_labelled(batch, multi_label=bool(getattr(pl_module, "multi_label", False)))
             measured = {
@@ -99,7 +95,7 @@ class Flatness(pl.Callback):
             write_flatness(Path(trainer.default_root_dir), measured)
         trainer.strategy.barrier("flatness")
 
-    def _surface(self, target: FlatnessTarget, batches: list[ClipBatch]) -> LossSurface:
+    def _surface(self, target: AnalysisTarget, batches: list[ClipBatch]) -> LossSurface:
         clips = [_labelled_clips(batch, target.stream) for batch in batches]
         chosen = target.parameters
         every = [name for name, _ in target.model.named_parameters()] if chosen is None else chosen
@@ -121,21 +117,6 @@ def write_flatness(folder: Path, measured: dict[str, MeasuredFlatness]) -> None:
     _write_csv(folder / "flatness_planes.csv", ["target", "x", "y", "loss"], _plane_rows(measured))
     with open_whole(folder / "flatness.png", "wb") as file:
         draw_flatness(measured).savefig(file, format="png", dpi=150)
-
-
-def _read(trainer: pl.Trainer, num_samples: int, batch_size: int) -> list[ClipBatch]:
-    """Videos spread evenly over the validation split: splits often list one class after the other."""
-    datamodule = getattr(trainer, "datamodule", None)
-    if datamodule is None:
-        raise ValueError("Flatness reads samples from a DataModule with `val_dataloader`, came none (`data`)")
-    datamodule.setup("validate")
-    loader = datamodule.val_dataloader()
-    size = len(loader.dataset)
-    count = min(num_samples, size)
-    indices = [(2 * index + 1) * size // (2 * count) for index in range(count)]
-    batches = DataLoader(loader.dataset, batch_size, sampler=indices, collate_fn=loader.collate_fn)
-    # Onto the device, and normalised by the hooks; what cannot be read is left out here, and `validate` lists it.
-    return [trainer.strategy.batch_to_device(replace(batch, failures=[])) for batch in batches if len(batch)]
 
 
 def _labelled_clips(batch: ClipBatch, stream: str) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,8 @@ class Tally:
         read_seconds: time the loaders spent reading them, in seconds.
         damaged: path and number of damaged frames of the videos for which earlier frames stood in.
         failures: path and reason of the videos left out.
+        clips: (T, C, H, W) of a view, by stream.
+        num_views: of a video.
     """
 
     confusion: Tensor | None = None
@@ -33,6 +35,8 @@ class Tally:
     read_seconds: float = 0.0
     damaged: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
+    clips: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    num_views: int = 0
 
     def __add__(self, other: "Tally") -> "Tally":
         counts = [tally.confusion for tally in (self, other) if tally.confusion is not None]
@@ -42,6 +46,8 @@ class Tally:
             read_seconds=self.read_seconds + other.read_seconds,
             damaged=self.damaged + other.damaged,
             failures=self.failures + other.failures,
+            clips=self.clips or other.clips,
+            num_views=self.num_views or other.num_views,
         )
 
 
@@ -105,6 +111,8 @@ class TestReport(pl.Callback):
             read_seconds=float(batch.seconds.sum()),
             damaged=[{"path": path, "frames": n} for path, n in zip(batch.paths, corrupt, strict=True) if n],
             failures=[{"path": str(failure.path), "reason": str(failure.reason)} for failure in batch.failures],
+            clips=_shapes(batch),
+            num_views=batch.num_views,
         )
 
     @override
@@ -144,6 +152,8 @@ class TestReport(pl.Callback):
             "checkpoint": str(trainer.ckpt_path),
             "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
             "num_videos": tally.videos,
+            "clips": tally.clips,
+            "num_views": tally.num_views,
             "seconds": round(seconds, 3),
             "seconds_per_video": round(seconds / videos, 6),
             "read_seconds_per_video": round(tally.read_seconds / videos, 6),
@@ -152,3 +162,10 @@ class TestReport(pl.Callback):
             "damaged": tally.damaged,
             "failures": tally.failures,
         }
+
+
+def _shapes(batch: ClipBatch | LazyClipBatch) -> dict[str, tuple[int, ...]]:
+    """(T, C, H, W) by stream."""
+    if isinstance(batch, LazyClipBatch):
+        return batch.shapes
+    return {stream: tuple(clips.shape[1:]) for stream, clips in batch.streams.items()}

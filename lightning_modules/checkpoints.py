@@ -120,8 +120,11 @@ def freeze(module: nn.Module) -> nn.Module:
 
 
 def without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A network's config without the weights it started from: ``weights`` and ``sha256`` are None."""
-    init_args = config.get("init_args", {})
+    """A network's config without the weights it started from: ``weights`` and ``sha256`` are None, inside it too."""
+    init_args = {
+        name: without_weights(value) if isinstance(value, Mapping) and "class_path" in value else value
+        for name, value in config.get("init_args", {}).items()
+    }
     sources = {key: None for key in ("weights", "sha256") if key in init_args}
     return {**config, "init_args": {**init_args, **sources}}
 

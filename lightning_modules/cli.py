@@ -71,13 +71,25 @@ class Command:
 
 
 COMMANDS = {
+    "attention": Command(
+        "lightning_modules.visual_comparison.compare_attention",
+        "Draw where in their frames networks are active, several runs side by side.",
+    ),
     "cost": Command("lightning_modules.cost_command.print_cost", "Count what an experiment's networks compute."),
     "demo-data": Command("datamodules.demo.make_demo_data", "Make the demo's videos."),
     "flatness": Command(
         "lightning_modules.flatness_comparison.compare_flatness", "Draw measured flatness of several runs side by side."
     ),
+    "receptive-field": Command(
+        "lightning_modules.visual_comparison.compare_receptive_fields",
+        "Draw effective receptive fields of several runs side by side.",
+    ),
     "reencode": Command("datamodules.prepare.reencode_video", "Re-encode a video whose vectors cannot be read."),
     "report": Command("lightning_modules.report.write_report", "Write one HTML page about finished runs."),
+    "resolutions": Command(
+        "lightning_modules.resolution_comparison.compare_resolutions",
+        "Draw accuracy over resolution and cost, of runs trained at several.",
+    ),
     "show": Command("datamodules.visualise.show.show", "Show what a compressed video holds.", is_positional=True),
     "trade-off": Command(
         "lightning_modules.trade_off_comparison.compare_trade_offs",

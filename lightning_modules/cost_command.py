@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_modules.analysis.cost import Convention, cost_of
 from lightning_modules.checkpoints import build_network, without_weights
+from lightning_modules.configured_network import lookup
 from lightning_modules.console_table import print_table
 from lightning_modules.exit_networks import ExitNetworks, attach_exits, load_exit_networks
 from lightning_modules.networks.early_exit import EarlyExitNetworks
@@ -105,7 +106,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _networks(path: str, experiment: Mapping[str, Any]) -> dict[str, nn.Module]:
     """By stream, on the meta device."""
-    options = _lookup(experiment, "model", "init_args") or {}
+    options = lookup(experiment, "model", "init_args") or {}
     if isinstance(options.get("network"), Mapping):
         with torch.device("meta"):
             network = build_network(without_weights(options["network"]))
@@ -147,10 +148,3 @@ def _joined(networks: dict[str, Any], clips: dict[str, Tensor]) -> tuple[nn.Modu
     if len(networks) == 1:
         return next(iter(networks.values())), next(iter(clips.values()))
     return EarlyExitNetworks(networks), clips
-
-
-def _lookup(values: Any, *keys: str) -> Any:
-    """What stands under nested keys, or None."""
-    for key in keys:
-        values = values.get(key) if isinstance(values, Mapping) else None
-    return values

@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from datamodules.clip import ClipBatch
 from lightning_modules.agreement import check_labelled
-from lightning_modules.analysis.flatness import FlatnessTarget
 from lightning_modules.analysis.loss_surface import cross_entropy
+from lightning_modules.analysis.target import AnalysisTarget
 from lightning_modules.exit_networks import ExitNetworks, Layouts, attach_exits, exit_logits
 from lightning_modules.exit_networks_module import ExitNetworksModule
 from lightning_modules.hyper_parameters import live_arguments
@@ -121,14 +121,17 @@ class ProgressiveDistillationModule(ExitNetworksModule):
         streams = [name.split("/")[0] if self.teacher == OWN else self.teacher for name in students]
         return [names.index(f"{stream}/{FINAL}") for stream in streams]
 
-    def flatness_targets(self) -> dict[str, FlatnessTarget]:
-        """What ``callbacks.flatness.Flatness`` measures, by the labels: each network, and its internal classifiers."""
+    def analysis_targets(self) -> dict[str, AnalysisTarget]:
+        """What ``callbacks.flatness`` and ``callbacks.visual_explanations`` analyse, by stream.
+
+        Each network, and ``<stream>/exits``: its internal classifiers. Their losses are those of the labels.
+        """
         targets = {}
         for stream, network in self.networks.networks.items():
             assert isinstance(network, EarlyExitNetwork)
-            targets[stream] = FlatnessTarget(network.backbone, stream)
+            targets[stream] = AnalysisTarget(network.backbone, stream)
             classifiers = [name for name, _ in network.named_parameters() if name.startswith("classifiers.")]
-            targets[f"{stream}/exits"] = FlatnessTarget(network, stream, classifiers, loss=_internal_cross_entropy)
+            targets[f"{stream}/exits"] = AnalysisTarget(network, stream, classifiers, loss=_internal_cross_entropy)
         return targets
 
     @override

@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from datamodules.clip import ClipBatch
 from lightning_modules.agreement import check_classes, check_labelled, check_streams, num_classes_of, stream_of
-from lightning_modules.analysis.flatness import FlatnessTarget
 from lightning_modules.analysis.loss_surface import cross_entropy
+from lightning_modules.analysis.target import AnalysisTarget
 from lightning_modules.checkpoints import without_weights
 from lightning_modules.ensemble import average_views
 from lightning_modules.hyper_parameters import live_arguments
@@ -97,10 +97,13 @@ class RecognitionModule(LightningModule):
         """What training makes of a batch: logits (B, num_classes), and terms of the loss beside those of the labels."""
         return self(batch), {}
 
-    def flatness_targets(self) -> dict[str, FlatnessTarget]:
-        """What ``callbacks.flatness.Flatness`` measures: the network, by the labels alone, without smoothing."""
+    def analysis_targets(self) -> dict[str, AnalysisTarget]:
+        """What ``callbacks.flatness`` and ``callbacks.visual_explanations`` analyse: the network.
+
+        Its loss is that of the labels alone, without smoothing.
+        """
         loss = _multi_label_cross_entropy if self.multi_label else cross_entropy
-        return {self.stream: FlatnessTarget(self.network, self.stream, loss=loss)}
+        return {self.stream: AnalysisTarget(self.network, self.stream, loss=loss)}
 
     @override
     def setup(self, stage: str) -> None:

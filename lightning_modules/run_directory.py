@@ -10,6 +10,8 @@ run_dir/
   predictions.jsonl             results of `predict`
   flatness.json, .png, ...      of the callback `Flatness`
   trade_off.json, .csv, .png    of the callback `TradeOff`
+  resolution_sweep.json, ...    of the callback `ResolutionSweep`
+  receptive_field.json, ...     of the callback `VisualExplanations`, and attention.json, ...
   exits.json, exits.csv         of a lazy `test`
 """
 
@@ -78,6 +80,9 @@ class RunDirectory:
         names = "config.yaml metrics.csv fit.json test.json validate.json predictions.jsonl wandb_id"
         names += " flatness.json flatness.png flatness_lines.csv flatness_planes.csv"
         names += " trade_off.json trade_off.csv trade_off.png exits.json exits.csv"
+        names += " resolution_sweep.json resolution_sweep.csv resolution_sweep.png"
+        names += " receptive_field.json receptive_field.npz receptive_field.png"
+        names += " attention.json attention.npz attention.png"
         for file in [self.last, self.best, *(self.path / name for name in names.split())]:
             file.unlink(missing_ok=True)
 

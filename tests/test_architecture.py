@@ -24,6 +24,8 @@ COMMANDS = (
     "lightning_modules.report",
     "lightning_modules.flatness_comparison",
     "lightning_modules.trade_off_comparison",
+    "lightning_modules.resolution_comparison",
+    "lightning_modules.visual_comparison",
 )
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

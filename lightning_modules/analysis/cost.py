@@ -21,6 +21,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lightning_modules.analysis.evaluating import evaluating
 from lightning_modules.networks.early_exit import EarlyExitNetwork, EarlyExitNetworks
 
 Convention = Literal["multiply_adds", "paper", "with_attention"]
@@ -122,17 +123,13 @@ def _outputs(model: nn.Module, inputs: Sequence[Any]) -> Iterator[tuple[str, Any
 @contextmanager
 def _in_use(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients; no fused kernel for attention, which would hide its parts."""
-    modes = {module: module.training for module in model.modules()}
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-        for module, training in modes.items():
-            module.training = training
 
 
 # An operation's arguments, and whether a tensor is a weight -> units of work by kind.

@@ -4,15 +4,13 @@ Soufleri et al. (arXiv 2407.02713) explain progressive distillation by flatter m
 Hessian's trace (Hutchinson), its largest eigenvalue (power iteration) and slices (Li et al., NeurIPS 2018).
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol, TypeVar
-
-from torch import nn
+from typing import Any, TypeVar
 
 from lightning_modules.analysis.hessian import HessianTrace, TopEigenvalue, hessian_trace, top_eigenvalue
 from lightning_modules.analysis.loss_slices import LossLines, LossPlane, loss_lines, loss_plane
-from lightning_modules.analysis.loss_surface import LossFunction, LossSurface, cross_entropy
+from lightning_modules.analysis.loss_surface import LossSurface
 
 T = TypeVar("T")
 
@@ -60,30 +58,6 @@ class MeasuredFlatness:
             plane=_build(LossPlane, record["plane"]),
             shapes={name: tuple(shape) for name, shape in record["shapes"].items()},
         )
-
-
-@dataclass(frozen=True)
-class FlatnessTarget:
-    """What of a model is measured, and on which stream.
-
-    Args:
-        model: clips (B, T, C, H, W) -> logits (B, num_classes), or (B, K, num_classes) of K exits.
-        stream: the stream of the batches that it sees.
-        parameters: names within the model; None: all. The others are held fixed.
-        loss: of logits and labels; for the internal classifiers of an ``EarlyExitNetwork`` leave out the frozen last
-            exit: ``lambda logits, labels: cross_entropy(logits[:, :-1], labels)``.
-    """
-
-    model: nn.Module
-    stream: str
-    parameters: Collection[str] | None = None
-    loss: LossFunction = cross_entropy
-
-
-class OffersFlatnessTargets(Protocol):
-    """A LightningModule that says what of it there is to measure, by name."""
-
-    def flatness_targets(self) -> dict[str, FlatnessTarget]: ...
 
 
 @dataclass(frozen=True)

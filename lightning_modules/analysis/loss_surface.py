@@ -1,12 +1,13 @@
 """The loss over fixed samples as a function of a network's parameters, and its second derivatives."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from lightning_modules.analysis.evaluating import evaluating
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 LabelledClips = tuple[Tensor, Tensor]
@@ -77,7 +78,7 @@ class LossSurface:
     def loss(self, point: Tensor | None = None) -> float:
         """Mean loss at ``point`` (P,), or where the model is."""
         point = self.point if point is None else point
-        with _evaluating(self.model):
+        with evaluating(self.model):
             return sum(float(self._share(point, batch)) for batch in self.batches)
 
     @torch.inference_mode(False)
@@ -85,7 +86,7 @@ class LossSurface:
     def hessian_vector_product(self, vector: Tensor) -> Tensor:
         """The Hessian where the model is, times ``vector`` (P,): (P,)."""
         product = torch.zeros_like(self.point)
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for batch in self.batches:
                 point, gradient = self._gradient(batch)
                 product += _product(point, gradient, vector)
@@ -103,7 +104,7 @@ class LossSurface:
             D numbers.
         """
         rows = []
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for batch in self.batches:
                 point, gradient = self._gradient(batch)
                 rows.append([float(v @ _product(point, gradient, v)) for v in directions])
@@ -139,16 +140,3 @@ def _product(point: Tensor, gradient: Tensor, vector: Tensor) -> Tensor:
     if not slope.requires_grad:  # the loss is linear in all parameters
         return torch.zeros_like(vector)
     return torch.autograd.grad(slope, point, retain_graph=True, materialize_grads=True)[0]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, flag by flag: ``train()`` and ``eval()`` of a model may do more, and undo less."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

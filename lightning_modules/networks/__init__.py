@@ -1,6 +1,7 @@
 """Networks over clips of shape (B, T, C, H, W); plain PyTorch, no Lightning."""
 
 from lightning_modules.networks.backbone import Backbone
+from lightning_modules.networks.degraded_input import DegradedInput
 from lightning_modules.networks.early_exit import EarlyExitNetwork, EarlyExitNetworks
 from lightning_modules.networks.feature_info import FeatureInfo
 from lightning_modules.networks.internal_classifier import InternalClassifier, LinearClassifier
@@ -18,6 +19,7 @@ from lightning_modules.networks.weights import WeightReport, load_weights
 
 __all__ = [
     "Backbone",
+    "DegradedInput",
     "EarlyExitNetwork",
     "EarlyExitNetworks",
     "FeatureInfo",

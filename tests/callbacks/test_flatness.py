@@ -113,5 +113,5 @@ def test_after_fit_of_the_trained_network(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`num_samples`"):
         Flatness(num_samples=0)
-    with pytest.raises(ValueError, match=r"`flatness_targets`, LightningModule has none.*`trainer.callbacks`"):
+    with pytest.raises(ValueError, match=r"`analysis_targets`, LightningModule has none.*`trainer.callbacks`"):
         Flatness().setup(Trainer(logger=False), LightningModule(), "test")

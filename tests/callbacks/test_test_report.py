@@ -19,10 +19,12 @@ def test_confusion_counts_truth_by_prediction() -> None:
 
 def test_tallies_add_up_even_where_a_rank_saw_nothing() -> None:
     counts, damaged, failures = torch.ones(2, 2).long(), [{"path": "c", "frames": 3}], [{"path": "a", "reason": "b"}]
-    one = Tally(counts, 4, 1.5, damaged, failures)
+    one = Tally(counts, 4, 1.5, damaged, failures, {"mv": (1, 2, 4, 4)}, 3)
     total = one + Tally() + one
     assert total.confusion is not None
     assert total.confusion.tolist() == [[2, 2], [2, 2]]
+    assert (Tally() + one).clips == total.clips == one.clips
+    assert (Tally() + one).num_views == total.num_views == 3
     assert (total.videos, total.read_seconds, len(total.damaged), len(total.failures)) == (8, 3.0, 2, 2)
 
 
@@ -58,3 +60,4 @@ def test_report_of_a_test_run(tmp_path: Path) -> None:
     assert written["failures"] == [{"path": "c", "reason": "torn"}]
     assert written["classes"] == ["x", "y"]
     assert written["checkpoint"] == "best.ckpt"
+    assert (written["clips"], written["num_views"]) == ({"mv": [1, 2, 4, 4]}, 1)

@@ -155,7 +155,7 @@ class TestLoss:
 
 
 def test_flatness_is_measured_of_networks_and_of_their_internal_classifiers(distilled):
-    targets = distilled.flatness_targets()
+    targets = distilled.analysis_targets()
     assert [*targets] == ["mv", "mv/exits", "residual", "residual/exits", "iframe", "iframe/exits"]
     target, batch = targets["residual/exits"], make_batch(9)
     logits = target.model(batch.streams["residual"])
