@@ -45,9 +45,16 @@ class Backbone(nn.Module, ABC):
             clip: (B, T, in_channels, H, W) float, normalised.
 
         Returns:
-            (B, num_classes) logits, the mean over the T frames.
+            (B, num_classes) logits, those of ``classify``.
         """
-        return self.frame_logits(clip).mean(dim=1)
+        return self.classify(self.forward_features(clip)[self.feature_info[-1].name])
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Classify clips by their last map: (B, T, channels, h, w) -> (B, num_classes) logits.
+
+        They are the mean of the frames' logits; a network that pools its map over time as well gets the same at less.
+        """
+        return self.forward_head(features).mean(dim=1)
 
     def frame_logits(self, clip: Tensor) -> Tensor:
         """Classify every frame by itself: (B, T, in_channels, H, W) -> (B, T, num_classes)."""
