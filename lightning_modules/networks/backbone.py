@@ -1,6 +1,7 @@
 """What all networks have in common: depths at which they can be left, and a classifier at their end."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -16,7 +17,11 @@ class Backbone(nn.Module, ABC):
         num_classes: length of the logits.
         in_channels: channels of the clips.
         feature_info: the maps between stages, from shallow to deep; the classifier takes the last one.
+        pools_time: whether a clip is classified once, by the mean of its last map over time, as in the papers on 3-D
+            networks, or frame by frame. Logits are the same, as classifiers are linear.
     """
+
+    pools_time: ClassVar[bool] = False
 
     num_classes: int
     in_channels: int
@@ -52,8 +57,10 @@ class Backbone(nn.Module, ABC):
     def classify(self, features: Tensor) -> Tensor:
         """Classify clips by their last map: (B, T, channels, h, w) -> (B, num_classes) logits.
 
-        They are the mean of the frames' logits; a network that pools its map over time as well gets the same at less.
+        They are the mean of the frames' logits, or the logits of the mean of the frames (see ``pools_time``).
         """
+        if self.pools_time:
+            features = features.mean(dim=1, keepdim=True)
         return self.forward_head(features).mean(dim=1)
 
     def frame_logits(self, clip: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ torchvision's; 2-D weights fit as well as 3-D ones (see ``load_weights``).
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -41,15 +42,16 @@ class InflatedBottleneck(ClipBlock, Bottleneck):
 class SlowOnlyResNet(ResNet):
     """SlowOnly of bottlenecks; ``num_classes`` and the other arguments are those of ``ResNet``.
 
-    Maps keep all T frames. The clip's features are pooled over time and space, dropped and classified once, as in the
-    paper: equal to the mean of ``frame_logits`` where nothing is dropped.
+    Maps keep all T frames. ``dropout`` drops a pooled feature from all frames of a clip.
     """
 
     clip_stages = ("layer3", "layer4")
+    pools_time = True
 
     @override
-    def classify(self, features: Tensor) -> Tensor:
-        return self.fc(self.dropout(features.mean(dim=(1, 3, 4))))
+    def forward_head(self, features: Tensor) -> Tensor:
+        pooled = features.mean(dim=(3, 4)).transpose(1, 2)
+        return self.fc(F.dropout1d(pooled, self.dropout.p, self.training).transpose(1, 2))
 
     @override
     def _stage(self, name: str, block: type[ResidualBlock], channels: int, depth: int, stride: int) -> nn.Sequential:

@@ -121,14 +121,22 @@ def test_3d_kernels_do_not_fit_a_2d_network(tmp_path: Path) -> None:
     assert [entry.split()[0] for entry in report.mismatched] == INFLATED
 
 
-def test_time_is_pooled_before_the_classifier() -> None:
-    network = small(dropout=0.5)
-    features = torch.randn(2, 3, 256, 2, 2, dtype=torch.float64)
-    torch.testing.assert_close(network.classify(features), network.forward_head(features).mean(1))
+def test_a_clip_is_classified_once_and_as_the_mean_of_its_frames() -> None:
+    network, seen = small(), []
+    network.fc.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
+    clip = torch.randn(2, 3, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(network(clip), network.frame_logits(clip).mean(1))
+    assert seen == [(2, 1, 256), (2, 3, 256)]
+
+
+def test_dropout_drops_a_feature_from_all_frames_in_training() -> None:
+    network = small(dropout=0.5).train()
     network.fc = nn.Identity()
-    network.train()
-    kept = network.classify(torch.ones_like(features))
-    assert set(kept.unique().tolist()) == {0, 2}  # a feature is dropped from the clip, not from some of its frames
+    kept = network.forward_head(torch.ones(2, 3, 256, 2, 2, dtype=torch.float64))
+    assert torch.equal(kept, kept[:, :1].expand_as(kept))
+    assert set(kept.unique().tolist()) == {0, 2}
+    assert not torch.equal(kept[0], kept[1])
 
 
 def test_feature_info_describes_the_features_and_all_frames_are_kept() -> None:
