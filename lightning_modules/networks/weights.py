@@ -23,6 +23,11 @@ from lightning_modules.networks.public_names import Translation, translate
 
 _log = logging.getLogger(__name__)
 
+# What networks count or compute by themselves: a file may lack it or, as one of 2-D windows, have it in another shape.
+# Files older than PyTorch 0.4.1 do not count batches.
+OWN = ("num_batches_tracked", "relative_position_index")
+# Where files keep a state dict, unless they are one.
+ENTRIES = ("state_dict", "model")
 # What wrappers put before the names of a network: a LightningModule of ours, DataParallel.
 PREFIXES = ("network.", "module.")
 
@@ -35,12 +40,12 @@ class WeightReport:
         source: where the weights came from.
         loaded: names taken over as they are.
         adapted: names of entries fitted to the network: first convolutions to other input channels, or from blue,
-            green, red; 2-D kernels repeated over time.
+            green, red; 2-D kernels and position biases repeated over time.
         mismatched: name, and the shapes in source and network; left at their initial values.
         missing: names of the network that the source lacks; left at their initial values.
         unexpected: names of the source that the network lacks; ignored.
         translated: names of the network whose entries came under other, public names.
-        left_out: names of the source that belong to another network, such as a teacher; ignored.
+        left_out: names of the source that belong to another network, such as a teacher, or are made anew; ignored.
     """
 
     source: str
@@ -65,7 +70,7 @@ class WeightReport:
         if self.translated:
             lines.append(f"{len(self.translated)} under names of a public code, translated")
         if self.left_out:
-            lines.append(f"left out, of another network: {_prefixes(self.left_out)}")
+            lines.append(f"left out, of another network or made anew: {_prefixes(self.left_out)}")
         return "\n  ".join(lines)
 
 
@@ -75,7 +80,8 @@ def load_weights(network: nn.Module, source: str, *, sha256: str | None = None) 
     A first convolution over RGB is fitted to a network of other input channels by the mean over RGB, repeated: the
     cross-modality initialisation of TSN (Wang et al., ECCV 2016, section 3.2). A 2-D kernel is fitted to a 3-D one by
     repeating it over time and dividing it by the length: the inflation of I3D (Carreira and Zisserman, CVPR 2017,
-    section 2.4). 3-D kernels of length 1 fit 2-D ones as they are. Names of public checkpoints are translated (see
+    section 2.4). So are Swin's tables of position biases, not divided. 3-D kernels of length 1 fit 2-D ones as they
+    are. Names of public checkpoints are translated (see
     ``public_names``). Entries of other shapes are left out, as the classifier is when the number of classes differs.
     What did not match is logged as a warning.
 
@@ -136,19 +142,18 @@ def _match(
     )
     chosen = {}
     for name, value in target.items():
-        if name not in weights:
-            # Files older than PyTorch 0.4.1 do not count batches; nothing is lost.
-            if not name.endswith("num_batches_tracked"):
-                report.missing.append(name)
+        weight = _without_time(weights[name], value) if name in weights else None
+        fitted = None if weight is None else _fitted(name, weight, value)
+        if fitted is not None:
+            chosen[name] = fitted
+            as_it_is = fitted is weight and name not in translation.turned
+            (report.loaded if as_it_is else report.adapted).append(name)
+        elif name.endswith(OWN):
             continue
-        weight = _without_time(weights[name], value)
-        fitted = _fitted(weight, value)
-        if fitted is None:
+        elif weight is None:
+            report.missing.append(name)
+        else:
             report.mismatched.append(f"{name} {tuple(weights[name].shape)} -> {tuple(value.shape)}")
-            continue
-        chosen[name] = fitted
-        as_it_is = fitted is weight and name not in translation.turned
-        (report.loaded if as_it_is else report.adapted).append(name)
     return chosen, report
 
 
@@ -157,15 +162,15 @@ def _without_time(weight: Tensor, target: Tensor) -> Tensor:
     return weight.squeeze(2) if weight.ndim == 5 and target.ndim == 4 else weight
 
 
-def _fitted(weight: Tensor, target: Tensor) -> Tensor | None:
+def _fitted(name: str, weight: Tensor, target: Tensor) -> Tensor | None:
     """``weight`` in the shape of ``target``: itself, or adapted, or None if it cannot be."""
     if weight.shape == target.shape:
         return weight
-    adapt = next((adapt for fits, adapt in ADAPTATIONS if fits(weight, target)), None)
+    adapt = next((adapt for fits, adapt in ADAPTATIONS if fits(name, weight, target)), None)
     return None if adapt is None else adapt(weight, target)
 
 
-def _is_rgb_convolution(weight: Tensor, target: Tensor) -> bool:
+def _is_rgb_convolution(name: str, weight: Tensor, target: Tensor) -> bool:
     """Whether ``weight`` is a convolution over RGB that differs from ``target`` in input channels alone."""
     if weight.ndim < 4 or weight.ndim != target.ndim or weight.shape[1] != 3:
         return False
@@ -177,7 +182,7 @@ def _repeat_mean(weight: Tensor, target: Tensor) -> Tensor:
     return weight.mean(dim=1, keepdim=True).repeat_interleave(target.shape[1], dim=1)
 
 
-def _is_flat_kernel(weight: Tensor, target: Tensor) -> bool:
+def _is_flat_kernel(name: str, weight: Tensor, target: Tensor) -> bool:
     """Whether ``weight`` is a 2-D kernel that differs from ``target`` in length alone."""
     return target.ndim == 5 and weight.shape == target[:, :, 0].shape
 
@@ -188,18 +193,31 @@ def _inflate(weight: Tensor, target: Tensor) -> Tensor:
     return weight.unsqueeze(2).repeat(1, 1, length, 1, 1) / length
 
 
+def _is_flat_bias(name: str, weight: Tensor, target: Tensor) -> bool:
+    """Whether ``weight`` is a table of biases by offset in 2-D windows, ``target`` one of windows with time as well."""
+    if not name.endswith("relative_position_bias_table") or weight.ndim != target.ndim:
+        return False
+    return weight.shape[1] == target.shape[1] and target.shape[0] % weight.shape[0] == 0
+
+
+def _repeat_rows(weight: Tensor, target: Tensor) -> Tensor:
+    """(offsets, heads) -> (offsets in time * offsets, heads), the same at every offset in time."""
+    return weight.repeat(target.shape[0] // weight.shape[0], 1)
+
+
 # What an entry of another shape has to be, and how it is fitted to the one of the network.
-ADAPTATIONS: tuple[tuple[Callable[[Tensor, Tensor], bool], Callable[[Tensor, Tensor], Tensor]], ...] = (
+ADAPTATIONS: tuple[tuple[Callable[[str, Tensor, Tensor], bool], Callable[[Tensor, Tensor], Tensor]], ...] = (
     (_is_rgb_convolution, _repeat_mean),
     (_is_flat_kernel, _inflate),
+    (_is_flat_bias, _repeat_rows),
 )
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, out of a wrapper's ``state_dict`` entry and without a wrapper's prefix."""
+    """Read a state dict, out of a wrapper's entry and without a wrapper's prefix."""
     content = read_tensors(path, expected="weights saved by PyTorch")
-    if isinstance(content, Mapping) and "state_dict" in content:
-        content = content["state_dict"]
+    if isinstance(content, Mapping):
+        content = next((content[entry] for entry in ENTRIES if entry in content), content)
     tensors = _tensors(content)
     if not tensors:
         raise ValueError(f"{path}: expected a state dict (tensors by name), came {type(content).__name__}")

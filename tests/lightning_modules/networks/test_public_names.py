@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks import (
     Backbone,
+    VideoSwin,
     WeightReport,
     load_weights,
     resnet10,
@@ -200,7 +201,7 @@ def test_of_reskd_the_student_is_taken_and_the_teacher_left_out(tmp_path: Path) 
     report = load(ours, tmp_path / "reskd.pth", state)
     assert_complete(report, ours)
     assert len(report.left_out) == 318 + 2
-    assert "left out, of another network: backbone. (318), cls_head. (2)" in str(report)
+    assert "left out, of another network or made anew: backbone. (318), cls_head. (2)" in str(report)
     clips = torch.randn(1, 2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(ours(clips), student(clips), rtol=1e-10, atol=1e-10)
@@ -251,6 +252,58 @@ def test_networks_of_tsms_own_code_load_whole(tmp_path: Path) -> None:
     assert {"module.new_fc.weight", "module.base_model.layer3.22.conv1.net.weight"} <= state.keys()
     assert "module.base_model.layer3.21.conv1.weight" in state
     assert_complete(load(ours, tmp_path / "tsm.pth", state), ours)
+
+
+def tiny_swin(window: int = 2) -> VideoSwin:
+    return VideoSwin(8, (1, 2, 1, 1), (1, 2, 2, 4), CLASSES, window_size=(window, 3, 3)).double().eval()
+
+
+def swins(network: VideoSwin, *, wrapped: str = "") -> dict[str, Tensor]:
+    """A network's entries as Swin's own code names them: stages of blocks, each with the merging after it."""
+    parts = {"patch_embed": network.patch_embed, "norm": network.norm}
+    for stage, blocks in enumerate(list(network.features)[::2]):
+        for index, block in enumerate(blocks):
+            mlp = {"mlp.fc1": block.mlp[0], "mlp.fc2": block.mlp[3]}
+            own = {"norm1": block.norm1, "attn": block.attn, "norm2": block.norm2, **mlp}
+            parts |= {f"layers.{stage}.blocks.{index}.{name}": part for name, part in own.items()}
+    for stage, merging in enumerate(list(network.features)[1::2]):
+        parts[f"layers.{stage}.downsample"] = merging
+    return {f"{wrapped}{name}.{key}": v for name, part in parts.items() for key, v in part.state_dict().items()}
+
+
+def test_reskds_swin_loads_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs, teacher, ours = tiny_swin(), tiny_swin(), tiny_swin()
+    state = swins(theirs, wrapped="backbone.low_res_path.") | swins(teacher, wrapped="backbone.high_res_path.")
+    state |= {f"cls_head.fc_cls.{name}": value for name, value in theirs.head.state_dict().items()}
+    assert "backbone.low_res_path.layers.2.blocks.0.attn.relative_position_bias_table" in state
+    assert "backbone.low_res_path.layers.2.downsample.reduction.weight" in state
+    assert_complete(load(ours, tmp_path / "reskd.pth", state), ours)
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+
+
+def test_swin_starts_from_images_and_sees_the_same_in_a_still(tmp_path: Path) -> None:
+    """As from Microsoft's weights: tables and patches without time, under `model`, with masks and 1000 classes."""
+    torch.manual_seed(0)
+    state = swins(tiny_swin(window=1))  # windows without time have 2-D tables
+    state["patch_embed.proj.weight"] = torch.randn(8, 3, 4, 4)
+    state |= {"head.weight": torch.randn(1000, 64), "layers.0.blocks.1.attn_mask": torch.zeros(4, 9, 9)}
+    torch.save({"model": state}, tmp_path / "swin.pth")
+    networks = [tiny_swin(window=1), tiny_swin(window=3)]
+    reports = [load_weights(network, str(tmp_path / "swin.pth")) for network in networks]
+    tables = [name for name in networks[0].state_dict() if name.endswith("relative_position_bias_table")]
+    assert reports[0].adapted == ["patch_embed.proj.weight"]
+    assert reports[1].adapted == ["patch_embed.proj.weight", *tables]
+    for report in reports:
+        assert report.mismatched == [f"head.weight (1000, 64) -> ({CLASSES}, 64)"]
+        assert report.missing == ["head.bias"]
+        assert report.left_out == ["layers.0.blocks.1.attn_mask"]
+        assert report.unexpected == []
+    networks[1].head.load_state_dict(networks[0].head.state_dict())
+    still = torch.randn(1, 1, 3, 96, 96, dtype=torch.float64)  # no maps smaller than the windows
+    with torch.no_grad():
+        from_one, from_three = networks[0](still.expand(1, 2, -1, -1, -1)), networks[1](still.expand(1, 6, -1, -1, -1))
+    torch.testing.assert_close(from_three, from_one, rtol=1e-10, atol=1e-10)
 
 
 def test_a_config_names_a_public_checkpoint(tmp_path: Path) -> None:
