@@ -14,6 +14,14 @@ from lightning_modules.networks.resnet import (
     resnet101,
     resnet152,
 )
+from lightning_modules.networks.slow_only import SlowOnlyResNet, slow_only_resnet50
+from lightning_modules.networks.temporal_shift import (
+    TSMResNet,
+    tsm_resnet10,
+    tsm_resnet18,
+    tsm_resnet50,
+    tsm_resnet101,
+)
 from lightning_modules.networks.video_swin import VideoSwin, video_swin_b, video_swin_s, video_swin_t
 from lightning_modules.networks.weights import WeightReport, load_weights
 
@@ -26,6 +34,8 @@ __all__ = [
     "InternalClassifier",
     "LinearClassifier",
     "ResNet",
+    "SlowOnlyResNet",
+    "TSMResNet",
     "VideoSwin",
     "WeightReport",
     "load_weights",
@@ -35,6 +45,11 @@ __all__ = [
     "resnet50",
     "resnet101",
     "resnet152",
+    "slow_only_resnet50",
+    "tsm_resnet10",
+    "tsm_resnet18",
+    "tsm_resnet50",
+    "tsm_resnet101",
     "video_swin_b",
     "video_swin_s",
     "video_swin_t",

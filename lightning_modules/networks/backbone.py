@@ -1,6 +1,7 @@
 """What all networks have in common: depths at which they can be left, and a classifier at their end."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -16,7 +17,11 @@ class Backbone(nn.Module, ABC):
         num_classes: length of the logits.
         in_channels: channels of the clips.
         feature_info: the maps between stages, from shallow to deep; the classifier takes the last one.
+        pools_time: whether a clip is classified once, by the mean of its last map over time, as in the papers on 3-D
+            networks, or frame by frame. Logits are the same, as classifiers are linear.
     """
+
+    pools_time: ClassVar[bool] = False
 
     num_classes: int
     in_channels: int
@@ -45,9 +50,18 @@ class Backbone(nn.Module, ABC):
             clip: (B, T, in_channels, H, W) float, normalised.
 
         Returns:
-            (B, num_classes) logits, the mean over the T frames.
+            (B, num_classes) logits, those of ``classify``.
         """
-        return self.frame_logits(clip).mean(dim=1)
+        return self.classify(self.forward_features(clip)[self.feature_info[-1].name])
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Classify clips by their last map: (B, T, channels, h, w) -> (B, num_classes) logits.
+
+        They are the mean of the frames' logits, or the logits of the mean of the frames (see ``pools_time``).
+        """
+        if self.pools_time:
+            features = features.mean(dim=1, keepdim=True)
+        return self.forward_head(features).mean(dim=1)
 
     def frame_logits(self, clip: Tensor) -> Tensor:
         """Classify every frame by itself: (B, T, in_channels, H, W) -> (B, T, num_classes)."""

@@ -70,7 +70,7 @@ class EarlyExitNetwork(nn.Module):
     @torch.no_grad()
     def forward_head(self, maps: Tensor) -> Tensor:
         """The frozen backbone's own classifier: last maps (B, T, channels, h, w) -> (B, num_classes)."""
-        return self.backbone.forward_head(maps).mean(dim=1)
+        return self.backbone.classify(maps)
 
     def train(self, mode: bool = True) -> "EarlyExitNetwork":
         """Set the classifiers' mode; the backbone stays in eval mode, so that its BatchNorm does not drift."""

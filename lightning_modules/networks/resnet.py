@@ -5,8 +5,8 @@ their 3x3 convolution ("v1.5"), no zero-initialised branches. Segment consensus 
 Networks" (ECCV 2016): every frame is classified by itself, and the video's logits are the mean of its frames' logits.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -17,7 +17,26 @@ from lightning_modules.networks.input_norm import norm_and_convolve
 from lightning_modules.networks.weights import load_weights
 
 
-class BasicBlock(nn.Module):
+class ResidualBlock(nn.Module):
+    """A branch of convolutions beside a shortcut: what all blocks have in common.
+
+    Subclasses have ``relu`` and ``downsample``, the shortcut, and write the ``branch``.
+    """
+
+    expansion: ClassVar[int]
+    relu: nn.Module
+    downsample: nn.Module
+
+    def branch(self, maps: Tensor) -> Tensor:
+        """(N, in_channels, h, w) -> (N, expansion * channels, h / stride, w / stride), without the last ReLU."""
+        raise NotImplementedError
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, in_channels, h, w) -> (N, expansion * channels, h / stride, w / stride)."""
+        return self.relu(self.branch(maps) + self.downsample(maps))
+
+
+class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions beside a shortcut: the block of ResNet-18 and -34."""
 
     expansion = 1
@@ -31,21 +50,19 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = _shortcut(in_channels, channels, stride)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """(N, in_channels, h, w) -> (N, channels, h / stride, w / stride)."""
-        out = self.relu(self.bn1(self.conv1(maps)))
-        out = self.bn2(self.conv2(out))
-        return self.relu(out + self.downsample(maps))
+    @override
+    def branch(self, maps: Tensor) -> Tensor:
+        return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(maps)))))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """1x1, 3x3 and 1x1 convolutions beside a shortcut: the block of ResNet-50, -101 and -152."""
 
     expansion = 4
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.conv1: nn.Module = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
@@ -54,19 +71,19 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, channels * self.expansion, stride)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """(N, in_channels, h, w) -> (N, 4 * channels, h / stride, w / stride)."""
+    @override
+    def branch(self, maps: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(maps)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return self.relu(out + self.downsample(maps))
+        return self.bn3(self.conv3(out))
 
 
 class ResNet(Backbone):
     """A residual network that classifies clips frame by frame and averages the frames' logits.
 
     Attributes: ``num_classes``, ``in_channels`` and ``feature_info``, which describes the maps that
-    ``forward_features`` returns: ``stem`` (after max pooling) and ``layer1`` to ``layer4``.
+    ``forward_features`` returns: ``stem`` (after max pooling) and ``layer1`` to ``layer4``. ``clip_stages`` names the
+    stages of blocks over clips (see ``ClipBlock``); the others see frame by frame.
 
     Args:
         block: ``BasicBlock`` or ``Bottleneck``.
@@ -80,9 +97,11 @@ class ResNet(Backbone):
         dropout: probability of dropping a pooled feature before the classifier.
     """
 
+    clip_stages: ClassVar[Collection[str]] = ()
+
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: type[ResidualBlock],
         depths: Sequence[int],
         num_classes: int,
         in_channels: int = 3,
@@ -115,6 +134,8 @@ class ResNet(Backbone):
         if name == "stem":
             self._check_shape(maps)
         run = self._stem if name == "stem" else self.get_submodule(name)
+        if name in self.clip_stages:
+            return run(maps)
         return run(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
 
     @override
@@ -127,9 +148,7 @@ class ResNet(Backbone):
         maps = norm_and_convolve(frames, self.input_bn, self.conv1)
         return self.maxpool(self.relu(self.bn1(maps)))
 
-    def _stage(
-        self, name: str, block: type[BasicBlock] | type[Bottleneck], channels: int, depth: int, stride: int
-    ) -> nn.Sequential:
+    def _stage(self, name: str, block: type[ResidualBlock], channels: int, depth: int, stride: int) -> nn.Sequential:
         """Build one stage on top of the last entry of ``feature_info``, and declare it there."""
         before = self.feature_info[-1]
         out_channels = channels * block.expansion
@@ -140,7 +159,7 @@ class ResNet(Backbone):
     def _initialise(self) -> None:
         """He's normal initialisation by fan-out, as torchvision does; BatchNorm starts as the identity anyway."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
@@ -153,7 +172,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 def _resnet(
-    block: type[BasicBlock] | type[Bottleneck],
+    block: type[ResidualBlock],
     depths: Sequence[int],
     num_classes: int,
     in_channels: int,

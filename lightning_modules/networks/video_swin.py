@@ -129,6 +129,8 @@ class VideoSwin(Backbone):
             ``window_size`` is not three sides.
     """
 
+    pools_time = True
+
     def __init__(
         self,
         channels: int,

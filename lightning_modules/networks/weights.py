@@ -1,4 +1,4 @@
-"""Start a network from weights in a URL, a file or a Lightning checkpoint, and say what did not match.
+"""Start a network from weights in a URL, a file or a checkpoint, ours or public, and say what did not match.
 
 Weights are read with ``torch.load(weights_only=True)``: nothing in them is executed.
 """
@@ -9,7 +9,7 @@ import os
 import shutil
 import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,15 @@ import rich.progress
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.networks.public_names import Translation, translate
+
 _log = logging.getLogger(__name__)
 
+# What networks count or compute by themselves: a file may lack it or, as one of 2-D windows, have it in another shape.
+# Files older than PyTorch 0.4.1 do not count batches.
+OWN = ("num_batches_tracked", "relative_position_index")
+# Where files keep a state dict, unless they are one.
+ENTRIES = ("state_dict", "model")
 # What wrappers put before the names of a network: a LightningModule of ours, DataParallel.
 PREFIXES = ("network.", "module.")
 
@@ -32,10 +39,13 @@ class WeightReport:
     Args:
         source: where the weights came from.
         loaded: names taken over as they are.
-        adapted: names of first convolutions fitted to another number of input channels.
+        adapted: names of entries fitted to the network: first convolutions to other input channels, or from blue,
+            green, red; 2-D kernels and position biases repeated over time.
         mismatched: name, and the shapes in source and network; left at their initial values.
         missing: names of the network that the source lacks; left at their initial values.
         unexpected: names of the source that the network lacks; ignored.
+        translated: names of the network whose entries came under other, public names.
+        left_out: names of the source that belong to another network, such as a teacher, or are made anew; ignored.
     """
 
     source: str
@@ -44,10 +54,12 @@ class WeightReport:
     mismatched: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    translated: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def exact(self) -> bool:
-        """Whether every entry was taken over as it is."""
+        """Whether every entry of the network was taken over as it is."""
         return not (self.adapted or self.mismatched or self.missing or self.unexpected)
 
     def __str__(self) -> str:
@@ -55,6 +67,10 @@ class WeightReport:
         for kind in ("adapted", "mismatched", "missing", "unexpected"):
             if names := getattr(self, kind):
                 lines.append(f"{kind} ({len(names)}): {', '.join(names)}")
+        if self.translated:
+            lines.append(f"{len(self.translated)} under names of a public code, translated")
+        if self.left_out:
+            lines.append(f"left out, of another network or made anew: {_prefixes(self.left_out)}")
         return "\n  ".join(lines)
 
 
@@ -62,12 +78,17 @@ def load_weights(network: nn.Module, source: str, *, sha256: str | None = None) 
     """Copy into ``network`` whatever fits of the weights at ``source``.
 
     A first convolution over RGB is fitted to a network of other input channels by the mean over RGB, repeated: the
-    cross-modality initialisation of TSN (Wang et al., ECCV 2016, section 3.2). Entries of other shapes are left out, as
-    the classifier is when the number of classes differs. What did not match is logged as a warning.
+    cross-modality initialisation of TSN (Wang et al., ECCV 2016, section 3.2). A 2-D kernel is fitted to a 3-D one by
+    repeating it over time and dividing it by the length: the inflation of I3D (Carreira and Zisserman, CVPR 2017,
+    section 2.4). So are Swin's tables of position biases, not divided. 3-D kernels of length 1 fit 2-D ones as they
+    are. Names of public checkpoints are translated (see
+    ``public_names``). Entries of other shapes are left out, as the classifier is when the number of classes differs.
+    What did not match is logged as a warning.
 
     Args:
         network: changed in place.
-        source: URL (kept in torch's cache folder), file of a state dict, or Lightning checkpoint of a module of ours.
+        source: URL (kept in torch's cache folder), file of a state dict, Lightning checkpoint of a module of ours, or
+            checkpoint of CoViAR, TSM, mmaction2 or ResKD.
         sha256: digest the file must have, in hexadecimal.
 
     Returns:
@@ -79,7 +100,7 @@ def load_weights(network: nn.Module, source: str, *, sha256: str | None = None) 
     """
     weights = _read_state_dict(_fetch(source, sha256))
     target = network.state_dict()
-    chosen, report = _match(weights, target, source)
+    chosen, report = _match(translate(weights, target), target, source)
     if not report.loaded:
         raise ValueError(
             f"{source}: none of its {len(weights)} entries fits the network; expected names like {_prefixes(target)}, "
@@ -109,44 +130,94 @@ def read_tensors(path: str | Path, *, expected: str) -> Any:
 
 
 def _match(
-    weights: Mapping[str, Tensor], target: Mapping[str, Tensor], source: str
+    translation: Translation, target: Mapping[str, Tensor], source: str
 ) -> tuple[dict[str, Tensor], WeightReport]:
     """Choose what to load: the entries by name, fitted where they must be, and the report."""
-    report = WeightReport(source, unexpected=[name for name in weights if name not in target])
+    weights = translation.weights
+    report = WeightReport(
+        source,
+        unexpected=[name for name in weights if name not in target],
+        translated=translation.translated,
+        left_out=translation.left_out,
+    )
     chosen = {}
     for name, value in target.items():
-        if name not in weights:
-            # Files older than PyTorch 0.4.1 do not count batches; nothing is lost.
-            if not name.endswith("num_batches_tracked"):
-                report.missing.append(name)
-        elif weights[name].shape == value.shape:
-            chosen[name] = weights[name]
-            report.loaded.append(name)
-        elif _is_rgb_convolution(weights[name], value):
-            chosen[name] = _repeat_mean(weights[name], value.shape[1])
-            report.adapted.append(name)
+        weight = _without_time(weights[name], value) if name in weights else None
+        fitted = None if weight is None else _fitted(name, weight, value)
+        if fitted is not None:
+            chosen[name] = fitted
+            as_it_is = fitted is weight and name not in translation.turned
+            (report.loaded if as_it_is else report.adapted).append(name)
+        elif name.endswith(OWN):
+            continue
+        elif weight is None:
+            report.missing.append(name)
         else:
             report.mismatched.append(f"{name} {tuple(weights[name].shape)} -> {tuple(value.shape)}")
     return chosen, report
 
 
-def _is_rgb_convolution(weight: Tensor, target: Tensor) -> bool:
+def _without_time(weight: Tensor, target: Tensor) -> Tensor:
+    """(O, I, 1, h, w) -> (O, I, h, w) where the network runs kernels of length 1 frame by frame."""
+    return weight.squeeze(2) if weight.ndim == 5 and target.ndim == 4 else weight
+
+
+def _fitted(name: str, weight: Tensor, target: Tensor) -> Tensor | None:
+    """``weight`` in the shape of ``target``: itself, or adapted, or None if it cannot be."""
+    if weight.shape == target.shape:
+        return weight
+    adapt = next((adapt for fits, adapt in ADAPTATIONS if fits(name, weight, target)), None)
+    return None if adapt is None else adapt(weight, target)
+
+
+def _is_rgb_convolution(name: str, weight: Tensor, target: Tensor) -> bool:
     """Whether ``weight`` is a convolution over RGB that differs from ``target`` in input channels alone."""
     if weight.ndim < 4 or weight.ndim != target.ndim or weight.shape[1] != 3:
         return False
     return weight.shape[0] == target.shape[0] and weight.shape[2:] == target.shape[2:]
 
 
-def _repeat_mean(weight: Tensor, channels: int) -> Tensor:
+def _repeat_mean(weight: Tensor, target: Tensor) -> Tensor:
     """(O, 3, ...) -> (O, channels, ...), every channel the mean of the three."""
-    return weight.mean(dim=1, keepdim=True).repeat_interleave(channels, dim=1)
+    return weight.mean(dim=1, keepdim=True).repeat_interleave(target.shape[1], dim=1)
+
+
+def _is_flat_kernel(name: str, weight: Tensor, target: Tensor) -> bool:
+    """Whether ``weight`` is a 2-D kernel that differs from ``target`` in length alone."""
+    return target.ndim == 5 and weight.shape == target[:, :, 0].shape
+
+
+def _inflate(weight: Tensor, target: Tensor) -> Tensor:
+    """(O, I, h, w) -> (O, I, t, h, w), the same response to a still."""
+    length = target.shape[2]
+    return weight.unsqueeze(2).repeat(1, 1, length, 1, 1) / length
+
+
+def _is_flat_bias(name: str, weight: Tensor, target: Tensor) -> bool:
+    """Whether ``weight`` is a table of biases by offset in 2-D windows, ``target`` one of windows with time as well."""
+    if not name.endswith("relative_position_bias_table") or weight.ndim != target.ndim:
+        return False
+    return weight.shape[1] == target.shape[1] and target.shape[0] % weight.shape[0] == 0
+
+
+def _repeat_rows(weight: Tensor, target: Tensor) -> Tensor:
+    """(offsets, heads) -> (offsets in time * offsets, heads), the same at every offset in time."""
+    return weight.repeat(target.shape[0] // weight.shape[0], 1)
+
+
+# What an entry of another shape has to be, and how it is fitted to the one of the network.
+ADAPTATIONS: tuple[tuple[Callable[[str, Tensor, Tensor], bool], Callable[[Tensor, Tensor], Tensor]], ...] = (
+    (_is_rgb_convolution, _repeat_mean),
+    (_is_flat_kernel, _inflate),
+    (_is_flat_bias, _repeat_rows),
+)
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, out of a wrapper's ``state_dict`` entry and without a wrapper's prefix."""
+    """Read a state dict, out of a wrapper's entry and without a wrapper's prefix."""
     content = read_tensors(path, expected="weights saved by PyTorch")
-    if isinstance(content, Mapping) and "state_dict" in content:
-        content = content["state_dict"]
+    if isinstance(content, Mapping):
+        content = next((content[entry] for entry in ENTRIES if entry in content), content)
     tensors = _tensors(content)
     if not tensors:
         raise ValueError(f"{path}: expected a state dict (tensors by name), came {type(content).__name__}")

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules import networks
+from lightning_modules.checkpoints import build_network
 from lightning_modules.networks import ResNet, resnet10, resnet18, resnet50
 
 # Parameters with 1000 classes, as torchvision's documentation lists them.
@@ -151,6 +152,12 @@ def test_strides_change_the_maps_and_not_the_weights() -> None:
     assert [info.reduction for info in fine.feature_info] == [4, 4, 4, 8, 16]
     features = fine.forward_features(torch.zeros(1, 1, 3, 64, 64))
     assert [maps.shape[-1] for maps in features.values()] == [16, 16, 16, 8, 4]
+
+
+def test_a_config_chooses_strides() -> None:
+    init_args = {"num_classes": 4, "width": 8, "strides": [1, 1, 2, 2]}
+    network = build_network({"class_path": "lightning_modules.networks.resnet50", "init_args": init_args})
+    assert [info.reduction for info in network.feature_info] == [4, 4, 4, 8, 16]
 
 
 def test_an_empty_batch_gives_no_logits() -> None:
