@@ -14,7 +14,7 @@ from lightning_modules.losses import (
     PositionLogitMatching,
 )
 from lightning_modules.losses.matching import resize_maps
-from lightning_modules.networks import resnet10
+from lightning_modules.networks import resnet10, video_swin_t
 from lightning_modules.networks.taps import Taps
 
 CLASSES = 3
@@ -37,12 +37,23 @@ def interpolated(rows: list[list[float]], height: int, width: int) -> list[list[
     ]
 
 
+class LinearHead:
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        return features.mean((-2, -1)) @ self.weight + 0.3
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.forward_head(features).mean(1)
+
+
 def taps(*shape: int, seed: int) -> Taps:
     """Random maps under a random linear head after average pooling, float64."""
     random = torch.Generator().manual_seed(seed)
     features = torch.randn(*shape, generator=random, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(shape[2], CLASSES, generator=random, dtype=torch.float64)
-    return Taps(features, lambda maps: maps.mean((-2, -1)) @ weight + 0.3)
+    return Taps(features, LinearHead(weight))
 
 
 @pytest.fixture
@@ -95,16 +106,18 @@ def test_upsampled_logits_are_those_of_upsampled_features() -> None:
     """On a real head, to 1e-6."""
     network = resnet10(5, 3, width=4).eval()
     own = Taps.of(network, torch.randn(2, 3, 3, 64, 64))
-    up = Taps(resize_maps(own.features, (7, 7)), network.forward_head)
+    up = Taps(resize_maps(own.features, (7, 7)), network)
     torch.testing.assert_close(resize_maps(own.position_logits, (7, 7)), up.position_logits, rtol=0, atol=1e-6)
 
 
-def test_taps_are_the_networks_answers() -> None:
-    network, clip = resnet10(5, 3, width=4).eval(), torch.randn(2, 3, 3, 64, 64)
+@pytest.mark.parametrize("build", [resnet10, video_swin_t])
+def test_taps_are_the_networks_answers(build) -> None:
+    network, clip = build(5, 3).eval(), torch.randn(2, 4, 3, 64, 64)
     own = Taps.of(network, clip)
     torch.testing.assert_close(own.clip_logits, network(clip))
     torch.testing.assert_close(own.frame_logits, network.frame_logits(clip))
     torch.testing.assert_close(own.position_logits.mean((-2, -1)), own.frame_logits)
+    torch.testing.assert_close(own.frame_logits.mean(1), own.clip_logits)
 
 
 def test_frames_and_clips(student: Taps, teacher: Taps) -> None:
