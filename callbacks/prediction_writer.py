@@ -28,7 +28,8 @@ class PredictionWriter(pl.Callback):
     Args:
         path: the file, `predictions.jsonl` of the run directory.
         top: how many classes to name.
-        multi_label: probabilities by sigmoid, each class by itself, instead of softmax.
+        multi_label: probabilities by sigmoid, each class by itself, instead of softmax; without it, as the module was
+            trained.
         table_rows: how many videos the table shows at most.
     """
 
@@ -53,9 +54,9 @@ class PredictionWriter(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        multi_label = self.multi_label or bool(getattr(pl_module, "multi_label", False))
         logits = outputs.logits.float().cpu()
-        probabilities = logits.sigmoid() if multi_label else logits.softmax(dim=1)
+        by_itself = self.multi_label or _classes_are_apart(pl_module)
+        probabilities = logits.sigmoid() if by_itself else logits.softmax(dim=1)
         classes = _class_names(trainer, probabilities.shape[1])
         exits = [{"exit": name} for name in getattr(outputs, "exits", ())] or [{}] * len(probabilities)
         rows = zip(batch.indices.tolist(), outputs.paths, probabilities, outputs.seconds.tolist(), exits, strict=True)
@@ -96,6 +97,11 @@ def _class_names(trainer: pl.Trainer, num_classes: int) -> list[str]:
     """The datamodule's names; numbers when it has none, or not as many as the network has outputs."""
     classes = list(getattr(getattr(trainer, "datamodule", None), "classes", None) or [])
     return classes if len(classes) == num_classes else [str(index) for index in range(num_classes)]
+
+
+def _classes_are_apart(pl_module: pl.LightningModule) -> bool:
+    """Whether it learned several labels class by class, and not under one softmax."""
+    return bool(getattr(pl_module, "multi_label", False)) and getattr(pl_module, "multi_label_loss", "") != "softmax"
 
 
 def _table(records: list[Record]) -> Table:

@@ -19,7 +19,7 @@ from lightning_modules.losses import FeatureMatching, Matching
 from lightning_modules.networks.backbone import Backbone
 from lightning_modules.networks.taps import Taps
 from lightning_modules.parameter_rules import ParameterRule
-from lightning_modules.recognition import RecognitionModule
+from lightning_modules.recognition import MultiLabelLoss, RecognitionModule
 
 TEACHER = "`model.init_args.teacher`"
 
@@ -55,6 +55,7 @@ class CrossResolutionModule(RecognitionModule):
         lr_interval: of ``lr_scheduler``.
         label_smoothing: of the cross-entropy.
         multi_label: videos may have several labels.
+        multi_label_loss: of such labels.
         parameter_rules: of ``optimizer``.
         freeze_batch_norm: of the student.
     """
@@ -75,6 +76,7 @@ class CrossResolutionModule(RecognitionModule):
         lr_interval: Literal["epoch", "step"] = "epoch",
         label_smoothing: float = 0.0,
         multi_label: bool = False,
+        multi_label_loss: MultiLabelLoss = "binary",
         parameter_rules: list[ParameterRule] | None = None,
         freeze_batch_norm: bool = False,
     ) -> None:
@@ -86,6 +88,7 @@ class CrossResolutionModule(RecognitionModule):
             lr_interval=lr_interval,
             label_smoothing=label_smoothing,
             multi_label=multi_label,
+            multi_label_loss=multi_label_loss,
             parameter_rules=parameter_rules,
             freeze_batch_norm=freeze_batch_norm,
         )

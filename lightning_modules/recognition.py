@@ -1,5 +1,6 @@
 """Train and test one network on one stream: teachers and baselines."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,8 @@ from lightning_modules.metrics import ClassificationMetrics, hard_labels
 from lightning_modules.parameter_rules import ParameterRule, build_optimizer, with_schedule
 from lightning_modules.predictions import Predictions
 
+MultiLabelLoss = Literal["binary", "softmax"]
+
 
 class RecognitionModule(LightningModule):
     """One network on one stream, learning from labels.
@@ -38,7 +41,10 @@ class RecognitionModule(LightningModule):
         lr_scheduler: makes the scheduler from the optimizer.
         lr_interval: whether the scheduler steps after every epoch or every step.
         label_smoothing: share of the target spread evenly over all classes.
-        multi_label: videos may have several labels, (B, num_classes) multi-hot: binary cross-entropy per class.
+        multi_label: videos may have several labels, (B, num_classes) multi-hot.
+        multi_label_loss: of such labels. "binary": binary cross-entropy, mean over the classes. "softmax": cross-entropy
+            with a softmax over the classes, summed over a video's labels, as in ResKD's public code; it weighs about
+            num_classes times as much, and keeps learning rates and weights of other terms as for one label.
         parameter_rules: learning rates and weight decays by parameter name; the first match counts.
         freeze_batch_norm: train with BatchNorm's running statistics, left as they are; weights and biases still learn.
     """
@@ -55,12 +61,15 @@ class RecognitionModule(LightningModule):
         lr_interval: Literal["epoch", "step"] = "epoch",
         label_smoothing: float = 0.0,
         multi_label: bool = False,
+        multi_label_loss: MultiLabelLoss = "binary",
         parameter_rules: list[ParameterRule] | None = None,
         freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         if multi_label and label_smoothing:
             raise ValueError(f"expected `label_smoothing: 0` with `multi_label: true`, came {label_smoothing}")
+        if multi_label_loss not in _MULTI_LABEL_LOSSES:
+            raise ValueError(f"`multi_label_loss`: expected binary or softmax, came {multi_label_loss!r}")
         self.save_hyperparameters(ignore=live_arguments(*self.LIVE_ARGUMENTS))
         self.network = network
         self.stream = stream
@@ -69,6 +78,7 @@ class RecognitionModule(LightningModule):
         self.lr_interval = lr_interval
         self.label_smoothing = label_smoothing
         self.multi_label = multi_label
+        self.multi_label_loss: MultiLabelLoss = multi_label_loss
         self.parameter_rules = parameter_rules or []
         self.freeze_batch_norm = freeze_batch_norm
         self.num_classes = num_classes_of(network)
@@ -90,7 +100,8 @@ class RecognitionModule(LightningModule):
             labels: (B,) int64, or (B, num_classes): probabilities, or multi-hot if ``multi_label``.
         """
         if self.multi_label:
-            return {"binary_cross_entropy": _multi_label_cross_entropy(logits, labels)}
+            term, loss = _MULTI_LABEL_LOSSES[self.multi_label_loss]
+            return {term: loss(logits, labels)}
         return {"cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
 
     def answer(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -102,7 +113,7 @@ class RecognitionModule(LightningModule):
 
         Its loss is that of the labels alone, without smoothing.
         """
-        loss = _multi_label_cross_entropy if self.multi_label else cross_entropy
+        loss = _MULTI_LABEL_LOSSES[self.multi_label_loss][1] if self.multi_label else cross_entropy
         return {self.stream: AnalysisTarget(self.network, self.stream, loss=loss)}
 
     @override
@@ -196,5 +207,16 @@ def _sum(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
 
-def _multi_label_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def _binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, labels.float())
+
+
+def _softmax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels.float())
+
+
+# The term it is logged by, and the mean over videos.
+_MULTI_LABEL_LOSSES: dict[MultiLabelLoss, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "binary": ("binary_cross_entropy", _binary_cross_entropy),
+    "softmax": ("cross_entropy", _softmax_cross_entropy),
+}

@@ -95,6 +95,8 @@ class ResNet(Backbone):
             and takes the same weights.
         input_norm: put a BatchNorm (``input_bn``) on the raw input, as CoViAR does for vectors and residuals.
         dropout: probability of dropping a pooled feature before the classifier.
+        fc_std: standard deviation that the classifier's weights start with, its biases from 0, as in TSN; None: PyTorch's
+            own, uniform.
     """
 
     clip_stages: ClassVar[Collection[str]] = ()
@@ -110,6 +112,7 @@ class ResNet(Backbone):
         strides: Sequence[int] = (1, 2, 2, 2),
         input_norm: bool = False,
         dropout: float = 0.0,
+        fc_std: float | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -127,7 +130,7 @@ class ResNet(Backbone):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.feature_info[-1].channels, num_classes)
-        self._initialise()
+        self._initialise(fc_std)
 
     @override
     def forward_stage(self, name: str, maps: Tensor) -> Tensor:
@@ -156,11 +159,14 @@ class ResNet(Backbone):
         first = block(before.channels, channels, stride)
         return nn.Sequential(first, *(block(out_channels, channels) for _ in range(depth - 1)))
 
-    def _initialise(self) -> None:
+    def _initialise(self, fc_std: float | None) -> None:
         """He's normal initialisation by fan-out, as torchvision does; BatchNorm starts as the identity anyway."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if fc_std is not None:
+            nn.init.normal_(self.fc.weight, std=fc_std)
+            nn.init.zeros_(self.fc.bias)
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:

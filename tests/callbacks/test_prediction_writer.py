@@ -52,6 +52,17 @@ def test_classes_without_names_are_numbered_and_multi_label_uses_the_sigmoid(tmp
     assert {top["probability"] for top in record["top"]} == {0.5}
 
 
+@pytest.mark.parametrize(("loss", "probability"), [("binary", 0.5), ("softmax", 1 / 3)])
+def test_several_labels_are_told_as_they_were_learned(tmp_path: Path, loss: str, probability: float) -> None:
+    writer = PredictionWriter(tmp_path / "p.jsonl")
+    trainer: Any = SimpleNamespace(world_size=1, is_global_zero=True, datamodule=None)
+    outputs = SimpleNamespace(paths=["a"], logits=torch.zeros(1, 3), seconds=torch.zeros(1))
+    batch = SimpleNamespace(indices=torch.tensor([0]), failures=[])
+    module: Any = SimpleNamespace(multi_label=True, multi_label_loss=loss)
+    writer.on_predict_batch_end(trainer, module, outputs, batch, 0)
+    assert {top["probability"] for top in writer._records[0]["top"]} == {round(probability, 6)}
+
+
 def test_top_is_cut_to_the_number_of_classes() -> None:
     assert [top["class"] for top in top_classes(torch.tensor([0.1, 0.9]), ["a", "b"], 5)] == ["b", "a"]
 

@@ -139,6 +139,21 @@ def test_multi_label_loss_and_metrics(tmp_path: Path) -> None:
     assert {"val/mAP", "val/loss", "train/loss/binary_cross_entropy"} <= trainer.callback_metrics.keys()
 
 
+def test_several_labels_under_one_softmax(tmp_path: Path) -> None:
+    """As ResKD's code has them: a sum over a video's labels, so that each weighs as a single one would."""
+    labels = torch.tensor([[1, 0, 1], [0, 1, 0]])
+    module = make_module(multi_label=True, multi_label_loss="softmax")
+    logits = torch.tensor([[1.0, 2.0, 4.0], [0.0, 3.0, 0.0]])
+    odds = logits.double().exp()
+    chances = odds / odds.sum(1, keepdim=True)
+    expected = -(chances[0, 0].log() + chances[0, 2].log() + chances[1, 1].log()) / 2
+    assert module.losses(logits, labels)["cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-6)
+    (target,) = module.analysis_targets().values()
+    assert target.loss(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
+    with pytest.raises(ValueError, match="`multi_label_loss`: expected binary or softmax, came 'hinge'"):
+        make_module(multi_label=True, multi_label_loss="hinge")
+
+
 def test_label_smoothing_with_several_labels_is_refused() -> None:
     with pytest.raises(ValueError, match="`label_smoothing: 0` with `multi_label: true`"):
         make_module(multi_label=True, label_smoothing=0.1)

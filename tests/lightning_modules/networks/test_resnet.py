@@ -122,6 +122,15 @@ def test_convolutions_start_from_he_normal_by_fan_out() -> None:
     assert weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
 
 
+def test_the_classifier_starts_as_a_config_says() -> None:
+    torch.manual_seed(0)
+    fc = resnet10(200, fc_std=0.001).fc
+    assert fc.weight.std().item() == pytest.approx(0.001, rel=0.01)
+    assert not fc.bias.any()
+    # Uniform within 1 / sqrt(512), by default.
+    assert resnet10(200).fc.weight.std().item() == pytest.approx((512 * 3) ** -0.5, rel=0.01)
+
+
 def test_consensus_ignores_the_order_of_frames_and_keeps_videos_apart() -> None:
     torch.manual_seed(0)
     network = resnet10(4, 2, width=8).double().eval()
