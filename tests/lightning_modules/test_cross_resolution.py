@@ -77,6 +77,13 @@ def by_hand(network: nn.Module, source: str, batch: ClipBatch, weight: float) ->
     return F.cross_entropy(logits.mean(1), batch.labels) + weight * distance
 
 
+def test_several_labels_are_learned_as_a_recognition_module_does(teacher: str) -> None:
+    module = make_module(teacher, multi_label=True, multi_label_loss="softmax")
+    logits, labels = torch.randn(3, 2), torch.tensor([[1, 1], [0, 1], [0, 0]])
+    expected = -(labels * logits.log_softmax(1)).sum() / 3
+    torch.testing.assert_close(module.losses(logits, labels), {"cross_entropy": expected})
+
+
 def test_one_step_equals_plain_pytorch(tmp_path: Path, teacher: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = make_module(teacher)
     reference = make_module(teacher).network
