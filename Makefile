@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 UT_INTERACTION ?= data/ut_interaction
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation
+.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-resolution
 .NOTPARALLEL:
 
 # The demo: every step is a command that a user could type, and is left out where its result is there.
@@ -77,6 +77,9 @@ bench-reader: $(VENV)/.installed ## time the reader against bare decoding, decor
 
 bench-distillation: $(VENV)/.installed ## time a distillation step and run against what they have to compute
 	$(BIN)/python tests/benchmarks/bench_distillation.py
+
+bench-resolution: $(VENV)/.installed ## time a cross-resolution step, and inference by resolution
+	$(BIN)/python tests/benchmarks/bench_resolution.py
 
 bench-lazy: $(VENV)/.installed ## time lazy exits against full inference on the demo's test videos (after configs/demo/pkd.yaml)
 	$(BIN)/python tests/benchmarks/lazy_exits.py $(ARGUMENTS)
