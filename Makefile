@@ -52,8 +52,9 @@ runs/demo/report.html: $(TESTED:%=runs/demo/%/test.json) runs/demo/fusion/predic
 demo-figures: $(VENV)/.installed ## the demo over 3 seeds, with the I-frame network at 56 pixels too (25 minutes)
 	$(BIN)/python tests/benchmarks/demo_figures.py
 
-demo-study: $(VENV)/.installed ## distillation and weighted inference beside their baselines, 3 seeds, after demo-figures
+demo-study: $(VENV)/.installed ## every distillation beside its baselines, 3 seeds, after demo-figures
 	$(BIN)/python tests/benchmarks/distillation_study.py demo --curvature cross-entropy progressive
+	$(BIN)/python tests/benchmarks/resolution_study.py
 
 ut-interaction-study: $(VENV)/.installed ## the same on UT-Interaction, 5 folds, after ut-interaction-figures
 	$(BIN)/python tests/benchmarks/distillation_study.py ut_interaction --root $(UT_INTERACTION)
