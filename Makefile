@@ -36,6 +36,7 @@ runs/demo/%/fit.json: configs/demo/%.yaml | data/demo/manifest.json
 
 runs/demo/fusion/fit.json runs/demo/pkd/fit.json: $(STREAMS:%=runs/demo/%/fit.json)
 runs/demo/wise/fit.json: runs/demo/pkd/fit.json
+runs/demo/reskd/fit.json: runs/demo/reskd_teacher/fit.json
 
 runs/demo/%/test.json: runs/demo/%/fit.json
 	$(BIN)/lightning test --config configs/demo/$*.yaml
@@ -44,7 +45,7 @@ runs/demo/fusion/predictions.jsonl: runs/demo/fusion/fit.json
 	$(BIN)/lightning predict --config configs/demo/fusion.yaml \
 		--data.predict_paths "[$$(echo $(UNSEEN) | tr ' ' ',')]"
 
-TESTED := $(STREAMS) fusion pkd wise
+TESTED := $(STREAMS) fusion pkd wise reskd_teacher reskd_baseline reskd
 
 runs/demo/report.html: $(TESTED:%=runs/demo/%/test.json) runs/demo/fusion/predictions.jsonl
 	$(BIN)/streamkd report --runs runs/demo --videos "[$$(ls $(UNSEEN) | sed -n '1p;6p;8p' | paste -sd,)]"
