@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 UT_INTERACTION ?= data/ut_interaction
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation
+.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-resolution
 .NOTPARALLEL:
 
 # The demo: every step is a command that a user could type, and is left out where its result is there.
@@ -36,6 +36,7 @@ runs/demo/%/fit.json: configs/demo/%.yaml | data/demo/manifest.json
 
 runs/demo/fusion/fit.json runs/demo/pkd/fit.json: $(STREAMS:%=runs/demo/%/fit.json)
 runs/demo/wise/fit.json: runs/demo/pkd/fit.json
+runs/demo/reskd/fit.json: runs/demo/reskd_teacher/fit.json
 
 runs/demo/%/test.json: runs/demo/%/fit.json
 	$(BIN)/lightning test --config configs/demo/$*.yaml
@@ -44,7 +45,7 @@ runs/demo/fusion/predictions.jsonl: runs/demo/fusion/fit.json
 	$(BIN)/lightning predict --config configs/demo/fusion.yaml \
 		--data.predict_paths "[$$(echo $(UNSEEN) | tr ' ' ',')]"
 
-TESTED := $(STREAMS) fusion pkd wise
+TESTED := $(STREAMS) fusion pkd wise reskd_teacher reskd_baseline reskd
 
 runs/demo/report.html: $(TESTED:%=runs/demo/%/test.json) runs/demo/fusion/predictions.jsonl
 	$(BIN)/streamkd report --runs runs/demo --videos "[$$(ls $(UNSEEN) | sed -n '1p;6p;8p' | paste -sd,)]"
@@ -52,8 +53,9 @@ runs/demo/report.html: $(TESTED:%=runs/demo/%/test.json) runs/demo/fusion/predic
 demo-figures: $(VENV)/.installed ## the demo over 3 seeds, with the I-frame network at 56 pixels too (25 minutes)
 	$(BIN)/python tests/benchmarks/demo_figures.py
 
-demo-study: $(VENV)/.installed ## distillation and weighted inference beside their baselines, 3 seeds, after demo-figures
+demo-study: $(VENV)/.installed ## every distillation beside its baselines, 3 seeds, after demo-figures
 	$(BIN)/python tests/benchmarks/distillation_study.py demo --curvature cross-entropy progressive
+	$(BIN)/python tests/benchmarks/resolution_study.py
 
 ut-interaction-study: $(VENV)/.installed ## the same on UT-Interaction, 5 folds, after ut-interaction-figures
 	$(BIN)/python tests/benchmarks/distillation_study.py ut_interaction --root $(UT_INTERACTION)
@@ -77,6 +79,9 @@ bench-reader: $(VENV)/.installed ## time the reader against bare decoding, decor
 
 bench-distillation: $(VENV)/.installed ## time a distillation step and run against what they have to compute
 	$(BIN)/python tests/benchmarks/bench_distillation.py
+
+bench-resolution: $(VENV)/.installed ## time a cross-resolution step, and inference by resolution
+	$(BIN)/python tests/benchmarks/bench_resolution.py
 
 bench-lazy: $(VENV)/.installed ## time lazy exits against full inference on the demo's test videos (after configs/demo/pkd.yaml)
 	$(BIN)/python tests/benchmarks/lazy_exits.py $(ARGUMENTS)

@@ -4,11 +4,10 @@
 what the student's last map says differently from the teacher's. Only training knows the teacher.
 """
 
-from typing import Literal
+from typing import Any
 
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 from typing_extensions import override
 
 from datamodules.clip import ClipBatch
@@ -18,8 +17,7 @@ from lightning_modules.frozen_teacher import FrozenTeacher, NormPolicy
 from lightning_modules.losses import FeatureMatching, Matching
 from lightning_modules.networks.backbone import Backbone
 from lightning_modules.networks.taps import Taps
-from lightning_modules.parameter_rules import ParameterRule
-from lightning_modules.recognition import MultiLabelLoss, RecognitionModule
+from lightning_modules.recognition import RecognitionModule
 
 TEACHER = "`model.init_args.teacher`"
 
@@ -50,14 +48,7 @@ class CrossResolutionModule(RecognitionModule):
             into a smaller model alone (Table 6).
         teacher_norm: by which statistics the teacher's BatchNorm normalises, see ``FrozenTeacher``.
         matching: what the student learns from the teacher.
-        optimizer: as the arguments below, see ``RecognitionModule``.
-        lr_scheduler: of ``optimizer``.
-        lr_interval: of ``lr_scheduler``.
-        label_smoothing: of the cross-entropy.
-        multi_label: videos may have several labels.
-        multi_label_loss: of such labels.
-        parameter_rules: of ``optimizer``.
-        freeze_batch_norm: of the student.
+        options: those of ``RecognitionModule``.
     """
 
     LIVE_ARGUMENTS = (*RecognitionModule.LIVE_ARGUMENTS, "matching")
@@ -71,27 +62,9 @@ class CrossResolutionModule(RecognitionModule):
         teacher_stream: str | None = None,
         teacher_norm: NormPolicy = "eval",
         matching: Matching | None = None,
-        optimizer: OptimizerCallable = optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        lr_interval: Literal["epoch", "step"] = "epoch",
-        label_smoothing: float = 0.0,
-        multi_label: bool = False,
-        multi_label_loss: MultiLabelLoss = "binary",
-        parameter_rules: list[ParameterRule] | None = None,
-        freeze_batch_norm: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            network,
-            stream,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            lr_interval=lr_interval,
-            label_smoothing=label_smoothing,
-            multi_label=multi_label,
-            multi_label_loss=multi_label_loss,
-            parameter_rules=parameter_rules,
-            freeze_batch_norm=freeze_batch_norm,
-        )
+        super().__init__(network, stream, **options)
         if not isinstance(network, Backbone):
             raise ValueError(
                 f"`model.init_args.network`: expected a network with depths (`Backbone`), came {type(network).__name__}"

@@ -42,8 +42,8 @@ class RecognitionModule(LightningModule):
         lr_interval: whether the scheduler steps after every epoch or every step.
         label_smoothing: share of the target spread evenly over all classes.
         multi_label: videos may have several labels, (B, num_classes) multi-hot.
-        multi_label_loss: of such labels. "binary": binary cross-entropy, mean over the classes. "softmax": cross-entropy
-            with a softmax over the classes, summed over a video's labels, as in ResKD's public code; it weighs about
+        multi_label_loss: of such labels. "binary": binary cross-entropy, mean over the classes. "softmax":
+            cross-entropy under one softmax, summed over a video's labels, as in ResKD's public code; it weighs about
             num_classes times as much, and keeps learning rates and weights of other terms as for one label.
         parameter_rules: learning rates and weight decays by parameter name; the first match counts.
         freeze_batch_norm: train with BatchNorm's running statistics, left as they are; weights and biases still learn.

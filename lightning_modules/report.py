@@ -1,7 +1,7 @@
 """One self-contained HTML page about finished runs: accuracy, curves, confusion, streams, predictions, timings.
 
 Reads what runs leave in their directories (`test.json`, `fit.json`, `metrics.csv`, `predictions.jsonl`,
-`trade_off.json`, `flatness.json`), never a checkpoint; what a run has not left is left out of the page.
+`trade_off.json`, `flatness.json`, pictures), never a checkpoint; what a run has not left is left out of the page.
 """
 
 import base64
@@ -31,6 +31,12 @@ from lightning_modules.analysis.trade_off import MeasuredTradeOff
 from lightning_modules.analysis.trade_off_plot import draw_trade_off
 
 MAX_PREDICTIONS = 24
+# Pictures that callbacks leave in a run directory, and the headings they stand under.
+PICTURES = {
+    "resolution_sweep.png": "Resolutions",
+    "receptive_field.png": "Effective receptive fields",
+    "attention.png": "Attention over frames",
+}
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: .92em; }
@@ -54,6 +60,7 @@ class Run:
         predictions: the lines of `predictions.jsonl`.
         trade_off: contents of `trade_off.json`, if there is one.
         flatness: contents of `flatness.json`, by what was measured.
+        pictures: those of `PICTURES` that there are, PNG.
     """
 
     name: str
@@ -63,6 +70,7 @@ class Run:
     predictions: list[dict[str, Any]] = field(default_factory=list)
     trade_off: MeasuredTradeOff | None = None
     flatness: dict[str, MeasuredFlatness] = field(default_factory=dict)
+    pictures: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def metric(self) -> str:
@@ -119,6 +127,7 @@ def load_run(folder: Path) -> Run:
         predictions=[json.loads(line) for line in lines],
         trade_off=MeasuredTradeOff.from_record(json.loads(trade_off)) if trade_off else None,
         flatness={name: MeasuredFlatness.from_record(record) for name, record in flatness.items()},
+        pictures={name: (folder / name).read_bytes() for name in PICTURES if (folder / name).is_file()},
     )
 
 
@@ -133,6 +142,7 @@ def render(runs: list[Run], videos: Sequence[str]) -> str:
         ("Predictions", "".join(_predictions(run) for run in runs)),
         ("Accuracy against cost", "".join(_trade_off(run) for run in runs)),
         ("Flatness of the minima", "".join(_flatness(run) for run in runs)),
+        *((heading, "".join(_picture(run, name) for run in runs)) for name, heading in PICTURES.items()),
         ("Time", _times(runs)),
         ("Made with", _environment()),
     ]
@@ -297,6 +307,10 @@ def _flatness(run: Run) -> str:
     return f"<h3>{html.escape(run.name)}</h3>{_image(draw_flatness(run.flatness))}{_table(header, rows)}"
 
 
+def _picture(run: Run, name: str) -> str:
+    return f"<h3>{html.escape(run.name)}</h3>{_embedded(run.pictures[name])}" if name in run.pictures else ""
+
+
 def _times(runs: list[Run]) -> str:
     rows = [
         [
@@ -323,4 +337,8 @@ def _image(figure: Figure | None) -> str:
         return ""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=110)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    return _embedded(data.getvalue())
+
+
+def _embedded(png: bytes) -> str:
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

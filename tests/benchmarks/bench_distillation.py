@@ -8,17 +8,15 @@ the teacher in charge in one pass over its videos, and runs both. Run by `make b
 
 import argparse
 import platform
-import statistics
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
+from interleaved import quartiles, ratios
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from datamodules.annotations import ClassFolders
@@ -143,23 +141,6 @@ class Run:
         return map(partial(normalise_batch, data.reader.views), data.train_dataloader())
 
 
-def seconds(job: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
-
-
-def ratios(ours: Callable[[], None], baseline: Callable[[], None], rounds: int, name: str) -> list[float]:
-    """Ratio of times in every round; who goes first takes turns."""
-    ours(), baseline()
-    found = []
-    for number in track(range(rounds), description=name, transient=True):
-        pair = [ours, baseline] if number % 2 else [baseline, ours]
-        taken = {job: seconds(job) for job in pair}
-        found.append(taken[ours] / taken[baseline])
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
@@ -183,8 +164,7 @@ def main() -> None:
             ("a run, demo, loading included", "three separate runs"): (run.ours, run.separate, max(rounds // 2, 2)),
         }
         for (job, baseline), arguments in jobs.items():
-            low, middle, high = statistics.quantiles(ratios(*arguments, job), n=4)
-            table.add_row(job, baseline, f"{middle:.2f}", f"{low:.2f}-{high:.2f}")
+            table.add_row(job, baseline, *quartiles(ratios(*arguments, job)))
     console.print(table)
 
 

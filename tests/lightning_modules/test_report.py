@@ -1,5 +1,6 @@
 """The report says what the run directories say, and stands alone."""
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -98,6 +99,16 @@ def test_flatness_is_drawn_and_told(tmp_path):
     page = Page((tmp_path / "report.html").read_text())
     assert ["mv/exits", "200", "0.250", "12.35 ± 0.5", "0.0617", "3.5"] in page.cells
     assert len(page.sources) == 3  # curves and confusion beside it
+
+
+def test_pictures_of_callbacks_stand_in_the_page_as_they_are(tmp_path):
+    make_run(tmp_path / "reskd", 0.4)
+    (tmp_path / "reskd" / "attention.png").write_bytes(b"\x89PNG a picture")
+    write_report(str(tmp_path))
+    text = (tmp_path / "report.html").read_text()
+    assert "<h2>Attention over frames</h2><h3>reskd</h3>" in text
+    assert base64.b64encode(b"\x89PNG a picture").decode() in text
+    assert "Effective receptive fields" not in text
 
 
 def test_curves_take_the_last_value_of_each_epoch(tmp_path):
