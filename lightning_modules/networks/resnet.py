@@ -95,8 +95,8 @@ class ResNet(Backbone):
             and takes the same weights.
         input_norm: put a BatchNorm (``input_bn``) on the raw input, as CoViAR does for vectors and residuals.
         dropout: probability of dropping a pooled feature before the classifier.
-        fc_std: standard deviation of the classifier's weights at the start, with biases of 0, as in TSN; None: PyTorch's
-            own, uniform.
+        fc_std: standard deviation of the classifier's weights at the start, with biases of 0, as in TSN; None: uniform,
+            as PyTorch has it.
     """
 
     clip_stages: ClassVar[Collection[str]] = ()
