@@ -19,6 +19,7 @@ from typing_extensions import override
 from datamodules.clip import ClipBatch, LazyClipBatch
 from lightning_modules.agreement import check_labelled
 from lightning_modules.analysis.exit_order import cheapest_first
+from lightning_modules.analysis.trade_off import ExitCosts, choose_threshold, sweep
 from lightning_modules.checkpoints import freeze
 from lightning_modules.ensemble import (
     Connection,
@@ -39,6 +40,7 @@ from lightning_modules.predictions import Predictions
 # What a checkpoint holds beside the networks: the order of exits, logits gathered so far.
 STATE = "weighted_inference"
 CHEAPEST: Literal["cheapest"] = "cheapest"
+CHOSEN: Literal["chosen"] = "chosen"
 
 
 class WeightedInferenceModule(ExitNetworksModule):
@@ -56,7 +58,8 @@ class WeightedInferenceModule(ExitNetworksModule):
     paper takes the training videos, ``fit_split: train`` with ``augment: false``; the DataModule refuses ``test``.
     All ranks must make as many steps, as ever in Lightning; a video that comes twice for that, counts once. A
     checkpoint holds the networks too: ``test`` and ``predict`` from it read no other file, nor does a resumed fit.
-    ``threshold`` and ``connection`` do not concern the fit: give others to ``test`` and ``predict`` as you like.
+    A fit chooses a threshold, too: the cheapest at which its videos lose at most ``max_loss``, which the checkpoint
+    keeps. ``threshold`` and ``connection`` are for use: give others to ``test`` and ``predict`` as you like.
 
     All exits run, whatever the threshold, so that all can be compared. ``test`` and ``predict`` of lazy clips,
     ``data.init_args.lazy: true``, stop decoding and computing where a video leaves (see ``lazy_infer``); of exits,
@@ -65,7 +68,7 @@ class WeightedInferenceModule(ExitNetworksModule):
     Logs over ``val/`` and ``test/``, of the outputs that videos leave with: ``loss``, ``num_videos``, ``top1``,
     ``top5``; of every exit: ``top1/<exit>`` of its output, ``top1_alone/<exit>`` of its own logits, ``exited/<exit>``,
     the fraction of videos that leave there. After fitting, of the last exit, ``train/loss`` (cross-entropy) and
-    ``train/scale/<exit>``.
+    ``train/scale/<exit>``, and ``train/threshold``, the chosen one.
 
     Args:
         networks: checkpoint of a ``RecognitionModule`` by stream, for score fusion; or
@@ -74,7 +77,9 @@ class WeightedInferenceModule(ExitNetworksModule):
             networks are listed; the paper has [mv, residual, iframe], its public code [residual, mv, iframe].
             ``cheapest``: next is what adds the fewest multiply-adds (see ``cheapest_first``).
         connection: ``scaled``, or an ablation without learned scales (see ``connect``).
-        threshold: softmax probability above which a video leaves, 0 to 1. At 1 all leave at the last exit.
+        threshold: softmax probability above which a video leaves, 0 to 1. At 1 all leave at the last exit. ``chosen``:
+            the fit's choice.
+        max_loss: points (hundredths) of top-1, against no exits, that the choice may lose on the videos of the fit.
         l1: weight of the sum of an exit's absolute scales beside the cross-entropy.
         l1_from: the first exit, counted from 1, to which ``l1`` applies. The paper's are 0.1 and 6.
         non_negative: allow no scale below 0.
@@ -90,7 +95,8 @@ class WeightedInferenceModule(ExitNetworksModule):
         *,
         order: list[str] | Literal["cheapest"] | None = None,
         connection: Connection = "scaled",
-        threshold: float = 1.0,
+        threshold: float | Literal["chosen"] = 1.0,
+        max_loss: float = 0.5,
         l1: float = 0.1,
         l1_from: int = 6,
         non_negative: bool = False,
@@ -105,12 +111,16 @@ class WeightedInferenceModule(ExitNetworksModule):
             raise ValueError(
                 f"expected `model.init_args.l1` >= 0 and `model.init_args.l1_from` >= 1, came {l1} and {l1_from}"
             )
+        if not max_loss >= 0:
+            raise ValueError(f"expected `model.init_args.max_loss` >= 0, came {max_loss}")
         connect(connection, torch.ones(1, 1))
         self.save_hyperparameters()
         self.exits = exits
         self.order = order
         self.connection = connection
-        self.threshold = check_threshold(threshold)
+        self.threshold = threshold if threshold == CHOSEN else check_threshold(threshold)
+        self.max_loss = max_loss
+        self.chosen: float | None = None
         self.l1 = l1
         self.l1_from = l1_from
         self.non_negative = non_negative
@@ -120,6 +130,24 @@ class WeightedInferenceModule(ExitNetworksModule):
     def weights(self) -> Tensor:
         """By which the exits are combined: (K, K) float32, lower triangular."""
         return connect(self.connection, self.scales.detach())
+
+    @property
+    def exit_threshold(self) -> float:
+        """Above which a video leaves.
+
+        Raises:
+            ValueError: it is to be the one chosen, and none was.
+        """
+        if self.threshold != CHOSEN:
+            return float(self.threshold)
+        if self.chosen is None and self._trainer is not None and self.trainer.sanity_checking:
+            return 1.0
+        if self.chosen is None:
+            raise ValueError(
+                "`model.init_args.threshold: chosen`: expected a checkpoint whose fit chose one, came one without; fit "
+                "anew, or give a number"
+            )
+        return self.chosen
 
     def forward(self, batch: ClipBatch) -> Tensor:
         """Classify the B videos of a batch: (B, num_classes) float32, what each leaves with."""
@@ -200,7 +228,7 @@ class WeightedInferenceModule(ExitNetworksModule):
     @override
     def predict_step(self, batch: ClipBatch | LazyClipBatch, batch_idx: int) -> Predictions:
         if isinstance(batch, LazyClipBatch):
-            return lazy_infer(self.networks, self.weights, self.threshold, batch)
+            return lazy_infer(self.networks, self.weights, self.exit_threshold, batch)
         return self._predictions(batch, *self._combine(self.exit_logits(batch)))
 
     @override
@@ -215,7 +243,12 @@ class WeightedInferenceModule(ExitNetworksModule):
         super().on_save_checkpoint(checkpoint)
         gathered = list(self._gather()) if self.gathered else []
         exit_names = list(self.networks.exit_names)
-        checkpoint[STATE] = {"order": self.order, "exit_names": exit_names, "gathered": gathered}
+        checkpoint[STATE] = {
+            "order": self.order,
+            "exit_names": exit_names,
+            "gathered": gathered,
+            "chosen": self.chosen,
+        }
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -228,6 +261,7 @@ class WeightedInferenceModule(ExitNetworksModule):
         super().on_load_checkpoint(checkpoint)
         self._put_in_order(state["exit_names"])
         self.gathered = [tuple(state["gathered"])] if state["gathered"] else []
+        self.chosen = state.get("chosen")
 
     def _put_in_order(self, order: list[str] | None) -> None:
         networks: Any = dict(self.networks.networks.items())
@@ -250,10 +284,12 @@ class WeightedInferenceModule(ExitNetworksModule):
         penalty: Any = {"l1": self.l1, "l1_from": self.l1_from, "non_negative": self.non_negative}
         with torch.no_grad():
             self.scales.copy_(fit_exit_scales(logits, labels, **penalty))
+        points = sweep(logits, labels, self.weights, ExitCosts(range(len(logits))))
+        self.chosen = choose_threshold(points, self.max_loss)
         last = self.scales.detach()[-1].clone()
         scales = zip(self.networks.exit_names, last, strict=True)
         values = {"train/loss": F.cross_entropy(combine(logits, last), labels)}
-        values |= {f"train/scale/{name}": scale for name, scale in scales}
+        values |= {f"train/scale/{name}": scale for name, scale in scales} | {"train/threshold": self.chosen}
         self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
     def _gather(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -266,7 +302,7 @@ class WeightedInferenceModule(ExitNetworksModule):
     def _combine(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs of all exits (K, B, num_classes), and where each video leaves, (B,) int64."""
         outputs = combine(logits, self.weights)
-        return outputs, exit_at(outputs, self.threshold)
+        return outputs, exit_at(outputs, self.exit_threshold)
 
     def _evaluate(self, batch: ClipBatch, metrics: EarlyExitMetrics) -> Predictions:
         """Take in a batch, unless no video of it could be read; callbacks get the predictions."""
@@ -280,7 +316,7 @@ class WeightedInferenceModule(ExitNetworksModule):
     def _evaluate_lazily(self, batch: LazyClipBatch, metrics: EarlyExitMetrics) -> Predictions:
         """As ``_evaluate``, but nothing is known of exits behind those that videos left at."""
         check_labelled(batch)
-        found = lazy_infer(self.networks, self.weights, self.threshold, batch)
+        found = lazy_infer(self.networks, self.weights, self.exit_threshold, batch)
         metrics.update_taken(found.logits, found.places.to(found.logits.device), batch.labels)
         return found
 

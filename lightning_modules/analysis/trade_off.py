@@ -141,7 +141,7 @@ def sweep(
 def choose_threshold(points: Sequence[OperatingPoint], max_loss: float) -> float:
     """The threshold of the least cost that loses at most so much accuracy against no exits; for validation points.
 
-    Every cost rises with the threshold, so the choice is the same by multiply-adds and by seconds.
+    Every cost rises with the threshold, so the choice is the same by multiply-adds, by seconds and by number of exits.
 
     Args:
         points: one has the threshold 1.

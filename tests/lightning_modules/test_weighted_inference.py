@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.clip import ClipBatch
+from lightning_modules.analysis.trade_off import THRESHOLDS
 from lightning_modules.ensemble import combine, connect, exit_at, fit_exit_scales, take
 from lightning_modules.exit_networks import STATE, attach_exits
 from lightning_modules.networks import resnet10
@@ -245,6 +246,7 @@ def test_a_checkpoint_of_another_order_is_refused(tmp_path: Path, exits: str) ->
     [
         ({}, r"expected checkpoints by stream in `model\.init_args\.networks`, or one .* came None and None"),
         ({"networks": {"mv": "a"}, "exits": "b"}, r"`model\.init_args\.exits`, came {'mv': 'a'} and b"),
+        ({"exits": "a", "max_loss": -1.0}, r"`model\.init_args\.max_loss` >= 0, came -1\.0"),
         ({"exits": "a", "threshold": 1.5}, r"`model\.init_args\.threshold`: expected from 0 .* came 1\.5"),
         ({"exits": "a", "connection": "loose"}, r"`model\.init_args\.connection`: expected one of .* 'loose'"),
         ({"exits": "a", "l1": -1.0}, r"`model\.init_args\.l1` >= 0 .*came -1\.0 and 6"),
@@ -294,6 +296,44 @@ def test_a_checkpoint_is_whole(tmp_path: Path, arguments: dict[str, Any], source
     predictions = make_trainer(tmp_path).predict(rebuilt, Clips())
     assert [tuple(p.logits.shape) for p in predictions] == [(6, 3), (0, 3), (4, 3)]
     assert not any(parameter.requires_grad for parameter in rebuilt.networks.parameters())
+
+
+def test_the_fit_chooses_a_threshold_that_its_checkpoint_keeps(tmp_path: Path, exits: str) -> None:
+    """The cheapest, exit by exit, that loses at most ten points on the videos of the fit."""
+    module = WeightedInferenceModule(None, exits, threshold="chosen", max_loss=10.0, **PENALTY)
+    trainer = make_trainer(tmp_path)
+    trainer.fit(module, Clips())
+    videos = make_batch(list(range(40)))
+    outputs = combine(module.exit_logits(videos), module.weights)
+
+    def right_and_cost(threshold: float) -> tuple[float, float]:
+        left = exit_at(outputs, threshold)
+        return (take(outputs, left).argmax(1) == videos.labels).float().mean().item(), left.double().mean().item()
+
+    best, _ = right_and_cost(1.0)
+    allowed = [(cost, -t) for t in THRESHOLDS for right, cost in [right_and_cost(t)] if right >= best - 0.1 - 1e-6]
+    expected = -min(allowed)[1]
+    assert 0 < expected < 1
+    assert trainer.callback_metrics["train/threshold"].item() == pytest.approx(expected)
+    path = trainer.checkpoint_callback.best_model_path
+    fresh = WeightedInferenceModule(None, exits, threshold="chosen", **PENALTY)
+    predictions = make_trainer(tmp_path).predict(fresh, Clips(), ckpt_path=path, weights_only=True)
+    seen = combine(module.exit_logits(make_batch(list(range(40, 46)))), module.weights)
+    names = [module.networks.exit_names[place] for place in exit_at(seen, expected).tolist()]
+    assert predictions[0].exits == names
+    assert len(set(names)) > 1
+
+
+def test_a_threshold_that_nobody_chose_is_refused(tmp_path: Path, exits: str) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.fit(WeightedInferenceModule(None, exits, **PENALTY), Clips())
+    path = Path(trainer.checkpoint_callback.best_model_path)
+    checkpoint = torch.load(path)
+    del checkpoint["weighted_inference"]["chosen"]  # as earlier versions wrote it
+    torch.save(checkpoint, path)
+    module = WeightedInferenceModule(None, exits, threshold="chosen", **PENALTY)
+    with pytest.raises(ValueError, match=r"`model.init_args.threshold: chosen`: expected a checkpoint whose fit chose"):
+        make_trainer(tmp_path).predict(module, Clips(), ckpt_path=path)
 
 
 def test_a_checkpoint_of_other_streams_is_refused(tmp_path: Path, sources: dict[str, str]) -> None:
