@@ -19,13 +19,14 @@ import numpy as np
 
 from datamodules.bitstream import CompressedVideo, UnreadableVideoError
 from datamodules.bitstream.flow import FlowMethod
-from datamodules.bitstream.frames import Reference
+from datamodules.bitstream.frames import Reference, Stream
 from datamodules.index_cache import file_stamp
 from datamodules.whole_file import written_whole
 
 Missing = Literal["rebuild", "refuse"]
 Place = tuple[int, int]  # GOP, position in it
 
+_STREAMS: tuple[Stream, ...] = ("flow",)
 _VERSION = 1
 _META = "meta.json"
 _TYPE = np.dtype("<f2")
@@ -150,7 +151,7 @@ class FlowCache:
             for start in range(1, gop.length, run):
                 positions = range(start, min(start + run, gop.length))
                 read = video.read_positions(
-                    number, positions, streams=("flow",), reference=self.reference, flow=self.method
+                    number, positions, streams=_STREAMS, reference=self.reference, flow=self.method
                 )
                 for position, frames in zip(positions, read, strict=True):
                     assert frames.flow is not None

@@ -6,10 +6,12 @@ from contextlib import suppress
 from statistics import median
 
 from datamodules.bitstream import UnreadableVideoError
+from datamodules.bitstream.frames import Stream
 from datamodules.clip_reader import ClipReader
 from datamodules.flow_cache import FlowCache
 from datamodules.sampling import motion_frame
 
+_STREAMS: tuple[Stream, ...] = ("rgb",)
 _NUM_MEASURED = 3
 
 
@@ -48,7 +50,7 @@ def _seconds(reader: ClipReader, paths: Sequence[str]) -> Iterator[float]:
     for path in paths:
         with suppress(UnreadableVideoError, OSError), reader.source.open(path) as video:
             gop, position = motion_frame(0, video.gops)
-            earlier, later = (at.rgb for at in video.read_positions(gop, [position - 1, position], streams=("rgb",)))
+            earlier, later = (at.rgb for at in video.read_positions(gop, [position - 1, position], streams=_STREAMS))
             assert earlier is not None
             assert later is not None
             began = time.perf_counter()

@@ -7,6 +7,7 @@ slower. OpenCV is an extra of this package, and imported when flow is computed, 
 
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -74,14 +75,13 @@ def compact(flow: np.ndarray) -> np.ndarray:
 
 @cache
 def import_opencv() -> Any:
-    """The package, limited to one thread: the number of threads changes what DIS gives, and workers are enough.
+    """The package, limited to one thread: loader workers are parallel enough, and threads do not survive their fork.
 
     Raises:
         ModuleNotFoundError: it is not there, or lacks what flow needs.
     """
     try:
-        import cv2
-
+        cv2 = import_module("cv2")  # not by a statement: its stubs lack what is used here
         _ = cv2.DISOpticalFlow_create, cv2.optflow.DualTVL1OpticalFlow_create
     except (ImportError, AttributeError) as error:
         raise ModuleNotFoundError(

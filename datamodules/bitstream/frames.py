@@ -52,8 +52,8 @@ class Frames:
         quarters = degrees // 90 % 4
         turned = {name: None if array is None else _turn(array, quarters) for name, array in vars(self).items()}
         for name in ("mv", "flow"):
-            if turned[name] is not None:
-                turned[name] = _turn_vectors(turned[name], quarters)
+            if (vectors := turned[name]) is not None:
+                turned[name] = _turn_vectors(vectors, quarters)
         return Frames(**turned)
 
     def __repr__(self) -> str:
