@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import groupby
 from operator import itemgetter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.bitstream import CompressedVideo, Frames, UnreadableVideoError
 from datamodules.decord_video import DecordVideo
+from datamodules.flow_cache import FlowSettings, Place, load_or_fill
 from datamodules.low_resolution import LowResolution
 from datamodules.sampling import FrameSampler, frame_to_gop, motion_frame
 from datamodules.stream_views import StreamView, views_of
@@ -23,7 +24,7 @@ Reference = Literal["iframe", "previous"]
 Colorspace = Literal["bt601", "tagged"]
 Backend = Literal["pyav", "decord"]
 Video = CompressedVideo | DecordVideo
-Place = tuple[int, int]  # GOP, position in it
+_FLOW = FlowSettings()
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,26 @@ class ClipPlan:
     """Which frames of a video are read, and which views are cut out of them.
 
     Args:
-        video: the video, not open yet.
+        path: the video as it is listed.
+        video: the same, or its stand-in, not open yet.
         clips: K clips of T places each.
         geometries: of the views of each clip.
     """
 
+    path: str
     video: Video
     clips: list[list[Place]]
     geometries: list[Geometry]
 
+    @property
+    def places(self) -> set[Place]:
+        """All that are read."""
+        return {place for clip in self.clips for place in clip}
+
     def collect(self, read: Callable[[int, list[int]], list[Frames]]) -> dict[Place, Frames]:
         """Upright frames by place; `read` gives those of a GOP at rising positions."""
         frames: dict[Place, Frames] = {}
-        places = {place for clip in self.clips for place in clip}
-        for gop, group in groupby(sorted(places), key=itemgetter(0)):
+        for gop, group in groupby(sorted(self.places), key=itemgetter(0)):
             positions = [position for _, position in group]
             upright = [found.turned(self.video.rotation) for found in read(gop, positions)]
             frames |= {(gop, position): found for position, found in zip(positions, upright, strict=True)}
@@ -69,7 +76,7 @@ class ClipReader:
     """Reads the views of a video.
 
         video --FrameSampler--> (K, T) frames --> (gop, position) --read once each--> native integers per stream
-                                                                                              |
+                                                           flow: cache, or from the same decode |
         {view: (V, T, C, S, S) uint8}  <----- cut_view, the same geometries for every view ---+
 
     Args:
@@ -80,7 +87,8 @@ class ClipReader:
         num_crops: views per clip where nothing is drawn at random; see `fixed_crops`.
         crop_fraction: side of those views as a fraction of the short side.
         pixel_crop: a crop of absolute size for all views, those drawn at random too; S is its short side then.
-        reference: what vectors and residuals refer to.
+        reference: what vectors, residuals and flow refer to.
+        flow: how optical flow is computed and kept.
         colorspace: see `CompressedVideo.read`.
         rescale_vectors: see `cut_view`.
         low: the smaller view of streams of frames; None: there is none.
@@ -95,6 +103,7 @@ class ClipReader:
     crop_fraction: float = 0.875
     pixel_crop: PixelCrop | None = None
     reference: Reference = "iframe"
+    flow: FlowSettings = _FLOW
     colorspace: Colorspace = "bt601"
     rescale_vectors: bool = False
     low: LowResolution | None = None
@@ -125,6 +134,11 @@ class ClipReader:
         """Those of the views that are cut here, and not made of others later."""
         return {name: shape for name, shape in self.shapes.items() if self.views[name].made_from is None}
 
+    @property
+    def read_options(self) -> dict[str, Any]:
+        """What `read_positions` and `keep_positions` of a video are told besides places and streams."""
+        return {"reference": self.reference, "colorspace": self.colorspace, "flow": self.flow}
+
     def narrowed(self, names: Collection[str]) -> "ClipReader":
         """The same reader for no other streams than those that these views are of."""
         streams = {self.views[name].stream for name in names}
@@ -143,7 +157,7 @@ class ClipReader:
         """
         plan = self.plan(path, rng)
         with plan.video as video:
-            frames = plan.collect(partial(self._read_gop, video))
+            frames = self.collect(plan)
             return Views({name: self.cut(name, frames, plan) for name in self.cut_shapes}, video.num_corrupt)
 
     def plan(self, path: str, rng: np.random.Generator | None = None) -> ClipPlan:
@@ -153,7 +167,18 @@ class ClipReader:
         self._check_size(path, *upright)
         frames = self.sampler.draw(video.num_frames, motion=self.motion, rng=rng)
         clips = [[self._place(int(frame), video) for frame in clip] for clip in frames]
-        return ClipPlan(video, clips, self._geometries(rng, landscape=upright[1] >= upright[0]))
+        return ClipPlan(path, video, clips, self._geometries(rng, landscape=upright[1] >= upright[0]))
+
+    def collect(self, plan: ClipPlan) -> dict[Place, Frames]:
+        """Upright frames of all streams by place, those of each GOP from one decode; flow from its cache if it has one.
+
+        Raises:
+            UnreadableVideoError: the video cannot be decoded, or its flow is to be in the cache and is not.
+            ModuleNotFoundError: flow has to be computed, and OpenCV is not there.
+        """
+        stored = self._stored_flow(plan) if "flow" in self.sizes else None
+        decoded = [stream for stream in self.sizes if stream != "flow" or stored is None]
+        return plan.collect(partial(self._read_gop, plan.video, decoded, stored or {}))
 
     def cut(self, name: str, frames: dict[Place, Frames], plan: ClipPlan) -> Tensor:
         """One view, or the one it is made from, (V, T, C, S, S) uint8, of the upright frames at a plan's places."""
@@ -192,12 +217,22 @@ class ClipReader:
         gop, position = frame_to_gop(frame, video.gops)
         return gop, position if "rgb" in self.sizes else 0
 
-    def _read_gop(self, video: Video, gop: int, positions: list[int]) -> list[Frames]:
-        """All streams, from one decode of the GOP."""
-        return video.read_positions(
-            gop=gop,
-            positions=positions,
-            streams=tuple(self.sizes),  # type: ignore[arg-type]  # checked by the data module
-            reference=self.reference,
-            colorspace=self.colorspace,
-        )
+    def _stored_flow(self, plan: ClipPlan) -> dict[Place, np.ndarray] | None:
+        assert isinstance(plan.video, CompressedVideo)  # others have no flow
+        return load_or_fill(self.flow, self.reference, plan.path, plan.video, plan.places)
+
+    def _read_gop(
+        self, video: Video, streams: list[str], stored: dict[Place, np.ndarray], gop: int, positions: list[int]
+    ) -> list[Frames]:
+        """Streams from one decode of the GOP, if there are any, with the flow that is stored."""
+        frames = [Frames() for _ in positions]
+        if streams:
+            frames = video.read_positions(
+                gop=gop,
+                positions=positions,
+                streams=streams,  # type: ignore[arg-type]  # checked by the data module
+                **self.read_options,
+            )
+        if stored:
+            frames = [replace(at, flow=stored[gop, position]) for at, position in zip(frames, positions, strict=True)]
+        return frames

@@ -1,17 +1,28 @@
 """The data of a compressed-video experiment: motion vectors, residuals and I-frames, each at its own resolution.
 
-Test protocol and representations as in Wu et al., "Compressed Video Action Recognition" (CoViAR), CVPR 2018.
+Test protocol and representations as in Wu et al., "Compressed Video Action Recognition" (CoViAR), CVPR 2018. Optical
+flow as privileged information, read in training alone, as in IP TSN (arXiv 1912.04462).
 """
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, get_args
 
+from typing_extensions import override
+
 from datamodules.annotations import Annotations
+from datamodules.bitstream.flow import import_opencv
+from datamodules.clip_dataset import ClipDataset
 from datamodules.clip_reader import ClipReader, Colorspace, Reference
+from datamodules.flow_cache import FlowSettings
+from datamodules.flow_cost import cost_of_uncached_flow
 from datamodules.option_checks import check_choice, check_counts
 from datamodules.transforms import STREAM_FORMATS
 from datamodules.video_data_module import VideoDataModule
+
+_log = logging.getLogger(__name__)
+_FLOW = FlowSettings()
 
 
 class CompressedVideoDataModule(VideoDataModule):
@@ -21,11 +32,14 @@ class CompressedVideoDataModule(VideoDataModule):
 
     Args:
         annotations: which videos there are and what they show; not needed to predict.
-        streams: any of "iframe", "mv", "residual", "rgb" (plain frames).
+        streams: any of "iframe", "mv", "residual", "rgb" (plain frames), "flow" (optical flow, of the same motion
+            and at the same places as "mv"; needs the extra `flow`).
         num_segments: T, frames per clip.
         size: side of the network's input in pixels, for all streams or for each; its short side with `pixel_crop`; of
             the larger view with `low_resolution`.
-        reference: what vectors and residuals refer to: the GOP's I-frame (accumulated) or the previous frame.
+        reference: what vectors, residuals and flow refer to: the GOP's I-frame (accumulated) or the previous frame.
+        flow: how optical flow is computed, and where it is kept.
+        privileged: those of `streams` that training alone sees: validate, test and predict never read them.
         colorspace: "bt601" as CoViAR, whatever a file's tags say, or "tagged".
         rescale_vectors: whether vectors scale with the resize of a crop; CoViAR keeps them.
     """
@@ -38,6 +52,8 @@ class CompressedVideoDataModule(VideoDataModule):
         size: int | dict[str, int] = 224,
         *,
         reference: Reference = "iframe",
+        flow: FlowSettings = _FLOW,
+        privileged: Sequence[str] = (),
         colorspace: Colorspace = "bt601",
         rescale_vectors: bool = False,
         **options: Any,
@@ -48,10 +64,38 @@ class CompressedVideoDataModule(VideoDataModule):
             _sizes(streams, size),
             num_segments,
             make_reader=partial(
-                ClipReader, reference=reference, colorspace=colorspace, rescale_vectors=rescale_vectors
+                ClipReader, reference=reference, flow=flow, colorspace=colorspace, rescale_vectors=rescale_vectors
             ),
             **options,
         )
+        self.privileged = _checked_privileged(privileged, streams)
+        deployed = [name for name, view in self.reader.views.items() if view.stream not in self.privileged]
+        self.eval_reader, self.test_reader = (r.narrowed(deployed) for r in (self.eval_reader, self.test_reader))
+        self._announces_flow = True
+
+    @override
+    def _dataset(self, split: str, reader: ClipReader, **options: Any) -> ClipDataset:
+        dataset = super()._dataset(split, reader, **options)
+        if "flow" in reader.sizes:
+            self._prepare_flow(dataset)
+        return dataset
+
+    def _prepare_flow(self, dataset: ClipDataset) -> None:
+        """Fails early where OpenCV is missing, and says once, on one rank, what flow without a cache costs."""
+        if dataset.reader.flow.may_compute:
+            import_opencv()
+        if self._announces_flow and self._rank == 0:
+            note = cost_of_uncached_flow(dataset.reader, [record.path for record in dataset.records])
+            self._announces_flow = note is None
+            if note is not None:
+                _log.warning(note)
+
+
+def _checked_privileged(privileged: Sequence[str], streams: Sequence[str]) -> frozenset[str]:
+    chosen = frozenset([privileged] if isinstance(privileged, str) else privileged)
+    if not chosen < frozenset(streams):
+        raise ValueError(f"privileged: expected some of streams {', '.join(streams)}, not all, got {privileged!r}")
+    return chosen
 
 
 def _sizes(streams: Sequence[str], size: int | dict[str, int]) -> dict[str, int]:

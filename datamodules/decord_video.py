@@ -23,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 
 from datamodules.bitstream import Frames, Gop, UnreadableVideoError, VideoIndex
+from datamodules.bitstream.flow import FlowMethod
 from datamodules.bitstream.frames import Colorspace, Reference, Stream
 
 _REMEDY = "use `backend: pyav`, or re-encode it"
@@ -119,6 +120,7 @@ class DecordVideo:
         streams: Collection[Stream],
         reference: Reference = "iframe",
         colorspace: Colorspace = "tagged",
+        flow: FlowMethod | None = None,
     ) -> list[Frames]:
         """Plain frames at several positions of one GOP, upright; arguments as of `CompressedVideo.read_positions`.
 

@@ -21,17 +21,15 @@ frames a second, in GOPs of 12.
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from datamodules.bitstream.encode import encode_frames
 from datamodules.demo_scenes import ACTIONS, Action, make_background, make_scene
+from datamodules.parallel import mapped
 from datamodules.whole_file import written_whole
 
 VERSION = 1
@@ -135,27 +133,10 @@ def make_demo_data(
     for leftover in root.glob("*/*/.*.mp4"):  # of a run that was killed
         leftover.unlink()
     missing = [video for video in parameters.videos() if not (root / video.path).exists()]
-    _write_videos(root, parameters, missing, os.cpu_count() or 1 if num_workers is None else num_workers)
+    for _ in mapped(partial(_write_video, root, parameters), missing, num_workers, label="demo videos"):
+        pass
     _write_manifest(root / _MANIFEST, parameters)
     (root / _PENDING).unlink()
-
-
-def _write_videos(root: Path, parameters: DemoParameters, videos: list[DemoVideo], num_workers: int) -> None:
-    write = partial(_write_video, root, parameters)
-    columns = (TextColumn("demo videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=len(videos))
-        for _ in _mapped(write, videos, num_workers):
-            progress.advance(task)
-
-
-def _mapped(write: partial[None], videos: list[DemoVideo], num_workers: int) -> Iterator[None]:
-    if num_workers <= 1:
-        yield from map(write, videos)
-        return
-    # Spawned, because a fork would inherit the locks of whatever threads the caller runs.
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(write, videos, chunksize=8)
 
 
 def _write_video(root: Path, parameters: DemoParameters, video: DemoVideo) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor
 
@@ -23,9 +23,10 @@ from datamodules.bitstream.frames import Stream
 from datamodules.bitstream.reader import KeptFrames
 from datamodules.clip import Failure
 from datamodules.clip_dataset import failure_of
-from datamodules.clip_reader import ClipPlan, ClipReader, Place
+from datamodules.clip_reader import ClipPlan, ClipReader
+from datamodules.flow_cache import Place
 
-_FROM_PIXELS: set[Stream] = {"residual", "rgb"}  # of P-frames
+_FROM_PIXELS: set[Stream] = {"residual", "rgb", "flow"}  # of P-frames
 
 
 class LazyViews:
@@ -70,15 +71,24 @@ class LazyViews:
     def _frames_of(self, name: str) -> dict[Place, Frames]:
         """What a view is cut out of; kept for other views of the same stream that were not asked for yet."""
         stream = self._stream_of(name)
-        frames = self._shared.pop(stream, None) or self._plan.collect(partial(self._read_gop, stream))
+        frames = self._shared.pop(stream, None) or self._collect(stream)
         self._waiting.discard(name)
         if stream in self._streams_waiting():
             self._shared[stream] = frames
         return frames
 
+    def _collect(self, stream: Stream) -> dict[Place, Frames]:
+        if self._is_stored(stream):
+            return self._reader.narrowed([stream]).collect(self._plan)
+        return self._plan.collect(partial(self._read_gop, stream))
+
+    def _is_stored(self, stream: Stream) -> bool:
+        """Whether it comes from a cache, and not from a decode."""
+        return stream == "flow" and self._reader.flow.cache is not None
+
     def _read_gop(self, stream: Stream, gop: int, positions: list[int]) -> list[Frames]:
         video, kept = self._plan.video, self._kept
-        options: Any = {"reference": self._reader.reference, "colorspace": self._reader.colorspace}
+        options = self._reader.read_options
         if gop not in kept and stream != "iframe" and self._streams_waiting() - {stream}:
             assert isinstance(video, CompressedVideo)  # others give one stream alone
             kept[gop] = video.keep_positions(gop, positions, streams=self._worth_keeping(stream), **options)
@@ -88,7 +98,7 @@ class LazyViews:
 
     def _worth_keeping(self, stream: Stream) -> set[Stream]:
         """What a decode of GOP prefixes for `stream` does for other streams as well."""
-        wanted = self._streams_waiting() | {stream}
+        wanted = {waiting for waiting in self._streams_waiting() | {stream} if not self._is_stored(waiting)}
         return wanted if wanted & _FROM_PIXELS else {stream}
 
     def _streams_waiting(self) -> set[Stream]:

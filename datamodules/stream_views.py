@@ -78,10 +78,14 @@ def normalise_view(views: Mapping[str, StreamView], name: str, frames: Tensor) -
 
 
 def normalise_batch(views: Mapping[str, StreamView], batch: ClipBatch) -> ClipBatch:
-    """Puts normalised views in place of the uint8 ones of the workers, those that are made on the device too."""
+    """Puts normalised views in place of the uint8 ones of the workers, those that are made on the device too.
+
+    Views of streams that the batch was not to have are left out.
+    """
     clips = {name: normalise(views[name].stream, frames) for name, frames in batch.streams.items()}
     batch.streams = {
         name: clips[name] if view.made_from is None else view.shrink(clips[view.made_from])
         for name, view in views.items()
+        if (view.made_from or name) in clips
     }
     return batch

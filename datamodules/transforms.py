@@ -1,6 +1,6 @@
 """From decoded frames to network input: one geometry for all streams, compact integers, and normalisation.
 
-    (H, W, C) integers --crop, negate x--> quantise --> uint8 --mirror, resize--> (T, C, S, S) uint8 | normalise
+    (H, W, C) numbers --crop, negate x--> quantise --> uint8 --mirror, resize--> (T, C, S, S) uint8 | normalise
 
 Everything up to the bar runs in a worker. Scaling as in CoViAR (Wu et al., CVPR 2018; `transforms.py` and `dataset.py`
 of its public code), crops as in TSN (Wang et al., ECCV 2016). Where we differ: a flip negates vectors before they are
@@ -151,10 +151,10 @@ FIXED_CROPS: dict[int, list[tuple[tuple[float, float], bool]]] = {
 }
 
 
-def quantise_vectors(mv: np.ndarray) -> np.ndarray:
+def quantise_vectors(vectors: np.ndarray) -> np.ndarray:
     """Vectors as grey levels about 128: (..., 2) pixels -> (..., 2) uint8; 20 pixels are 127 levels."""
     # 127.5 / 20 = 6.375 = 51 / 8 is exact in float32, so that truncation agrees with float64.
-    return _about_128(mv * np.float32(127.5 / _MV_BOUND))
+    return _about_128(np.multiply(vectors, np.float32(127.5 / _MV_BOUND), dtype=np.float32))
 
 
 def quantise_residual(residual: np.ndarray) -> np.ndarray:
@@ -179,7 +179,7 @@ class StreamFormat:
 
     Args:
         channels: C.
-        quantise: native integers to uint8.
+        quantise: what the reader gives to uint8.
         mean: per channel, of the uint8 values / 255.
         std: as `mean`.
         is_motion: whether it exists for P-frames alone.
@@ -199,6 +199,7 @@ STREAM_FORMATS: dict[str, StreamFormat] = {
     "rgb": StreamFormat(3, keep_pixels, _IMAGENET_MEAN, _IMAGENET_STD),
     "mv": StreamFormat(2, quantise_vectors, (0.5, 0.5), (1.0, 1.0), is_motion=True, is_vector=True),
     "residual": StreamFormat(3, quantise_residual, (0.5, 0.5, 0.5), _IMAGENET_STD, is_motion=True),
+    "flow": StreamFormat(2, quantise_vectors, (0.5, 0.5), (1.0, 1.0), is_motion=True, is_vector=True),
 }
 
 
@@ -235,13 +236,13 @@ def cut_view(
     return resize(levels.flip(2) if geometry.flip else levels, (view_height, view_width), antialias=antialias)
 
 
-def scale_vectors(mv: np.ndarray, x: float, y: float) -> np.ndarray:
-    """Multiplies vectors by (x, y): (T, H, W, 2) int16 -> float32, or as it is where nothing changes."""
+def scale_vectors(vectors: np.ndarray, x: float, y: float) -> np.ndarray:
+    """Multiplies vectors by (x, y): (T, H, W, 2) int16 or float16 -> float32, or as it is where nothing changes."""
     if x == y == 1:
-        return mv
+        return vectors
     # float32, since -(-32768) does not fit int16; whole rows, since numpy is slow on an innermost 2.
-    rows = mv.reshape(*mv.shape[:2], -1) * np.tile(np.array([x, y], np.float32), mv.shape[2])
-    return rows.reshape(mv.shape)
+    rows = vectors.reshape(*vectors.shape[:2], -1) * np.tile(np.array([x, y], np.float32), vectors.shape[2])
+    return rows.reshape(vectors.shape)
 
 
 def resize(frames: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:

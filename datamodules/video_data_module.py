@@ -149,6 +149,7 @@ class VideoDataModule(LightningDataModule):
             pixel_crop=pixel_crop,
             low=low_resolution,
         )
+        self.eval_reader = self.reader
         self.test_reader = replace(
             self.reader,
             sampler=replace(self.reader.sampler, num_frames=test_segments or num_segments, num_clips=test_clips),
@@ -185,11 +186,17 @@ class VideoDataModule(LightningDataModule):
         """The videos of which this process passed over damaged frames."""
         return [path for ledger in self._ledgers.values() for path in ledger.damaged]
 
+    def records(self, split: str) -> list[VideoRecord]:
+        """The videos of "train", "val", "test" or "predict"."""
+        if split not in self._records:
+            self._records[split] = self._list_records(split)
+        return self._records[split]
+
     @override
     def setup(self, stage: str) -> None:
         """Lists the files; nothing is opened."""
         splits = {"fit": self.fit_split, "validate": "val", "test": "test", "predict": "predict"}
-        self._records_of(splits[stage])
+        self.records(splits[stage])
 
     @override
     def train_dataloader(self) -> ResumableDataLoader:
@@ -201,7 +208,7 @@ class VideoDataModule(LightningDataModule):
 
     @override
     def val_dataloader(self) -> DataLoader:
-        return self._eval_loader("val", self.reader, self.eval_batch_size or self.batch_size)
+        return self._eval_loader("val", self.eval_reader, self.eval_batch_size or self.batch_size)
 
     @override
     def test_dataloader(self) -> DataLoader:
@@ -261,11 +268,6 @@ class VideoDataModule(LightningDataModule):
             raise ValueError("annotations: expected where the videos are and what they show, got none")
         return self.annotations
 
-    def _records_of(self, split: str) -> list[VideoRecord]:
-        if split not in self._records:
-            self._records[split] = self._list_records(split)
-        return self._records[split]
-
     def _list_records(self, split: str) -> list[VideoRecord]:
         if split != "predict":
             return self._annotations.records(split)  # type: ignore[arg-type]  # the annotations check it
@@ -274,13 +276,17 @@ class VideoDataModule(LightningDataModule):
         return [VideoRecord(path, UNKNOWN_LABEL) for path in find_videos(self.predict_paths)]
 
     def _dataset(self, split: str, reader: ClipReader, *, augment: bool = False) -> ClipDataset:
-        records = self._records_of(split)
+        records = self.records(split)
         num_classes = self.num_classes if any(isinstance(r.label, tuple) for r in records) else 0
         return ClipDataset(records, reader, num_classes=num_classes, augment=augment, seed=self.seed)
 
     def _sampler(self, dataset: ClipDataset, **order: bool) -> EpochSampler:
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return EpochSampler(len(dataset), seed=self.seed, num_replicas=ranks, rank=rank, **order)
+        ranks = self.trainer.world_size if self.trainer else 1
+        return EpochSampler(len(dataset), seed=self.seed, num_replicas=ranks, rank=self._rank, **order)
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
 
     @property
     def _test_batch_size(self) -> int:
@@ -327,7 +333,7 @@ class VideoDataModule(LightningDataModule):
 
     def _new_ledger(self, split: str) -> FailureLedger:
         """The training split accepts `max_bad_videos`, an evaluation all but one, predict any."""
-        num_videos = len(self._records_of(split))
+        num_videos = len(self.records(split))
         if split == "predict":
             return FailureLedger(split, num_videos, limit=None)
         if split == "train":

@@ -59,11 +59,13 @@ class Command:
         function: module and name.
         summary: one line.
         is_positional: whether required parameters are given by their place instead of by name.
+        takes_arguments: whether the function takes the list of arguments as it is, and parses it itself.
     """
 
     function: str
     summary: str
     is_positional: bool = False
+    takes_arguments: bool = False
 
     def load(self) -> Callable[..., Any]:
         module, name = self.function.rsplit(".", 1)
@@ -79,6 +81,11 @@ COMMANDS = {
     "demo-data": Command("datamodules.demo.make_demo_data", "Make the demo's videos."),
     "flatness": Command(
         "lightning_modules.flatness_comparison.compare_flatness", "Draw measured flatness of several runs side by side."
+    ),
+    "flow": Command(
+        "lightning_modules.flow_command.fill_flow_cache",
+        "Compute optical flow before an experiment trains.",
+        takes_arguments=True,
     ),
     "receptive-field": Command(
         "lightning_modules.visual_comparison.compare_receptive_fields",
@@ -133,6 +140,9 @@ def _run(args: list[str]) -> None:
 def _run_plain(name: str, args: list[str]) -> None:
     command = COMMANDS[name]
     function = command.load()
+    if command.takes_arguments:
+        function(args)
+        return
     parser = ArgumentParser(prog=f"streamkd {name}", description=command.summary, exit_on_error=False)
     parser.add_function_arguments(function, as_group=False, as_positional=command.is_positional)
     function(**parser.instantiate(parser.parse_args(_with_values(args, function))))

@@ -30,6 +30,7 @@ FREE_KEYS |= {"trainer.accelerator", "trainer.devices", "trainer.num_nodes", "tr
 FREE_KEYS |= {"trainer.max_epochs", "trainer.max_time", "trainer.logger", "trainer.log_every_n_steps"}
 FREE_KEYS |= {"trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.enable_checkpointing"}
 FREE_KEYS |= {"trainer.num_sanity_val_steps", "trainer.profiler", "trainer.detect_anomaly", "trainer.barebones"}
+FREE_KEYS |= {"data.init_args.flow.cache", "data.init_args.flow.missing"}
 FREE_LEAVES = {"num_workers", "pin_memory", "eval_batch_size", "index_cache", "predict_paths", "lazy"}
 
 

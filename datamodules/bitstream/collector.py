@@ -7,8 +7,9 @@ from functools import cached_property
 import numpy as np
 from av.video.frame import VideoFrame
 
-from datamodules.bitstream.decoder import to_rgb
-from datamodules.bitstream.frames import VECTOR_STREAMS, Colorspace, Frames, Reference
+from datamodules.bitstream.decoder import to_grey, to_rgb
+from datamodules.bitstream.flow import FlowMethod, compact
+from datamodules.bitstream.frames import MOTION_STREAMS, VECTOR_STREAMS, Colorspace, Frames, Reference
 from datamodules.bitstream.motion import SourcePlane, vector_records
 from datamodules.bitstream.resize import resize, resize_vectors
 
@@ -21,11 +22,17 @@ class Request:
     reference: Reference
     colorspace: Colorspace
     resolution: tuple[int, int] | None
+    flow: FlowMethod
 
     @property
     def has_vectors(self) -> bool:
-        """Whether a stream is asked for that I-frames do not have."""
+        """Whether a stream is asked for that is made of vectors."""
         return bool(self.streams & VECTOR_STREAMS)
+
+    @property
+    def has_motion(self) -> bool:
+        """Whether a stream is asked for that I-frames do not have."""
+        return bool(self.streams & MOTION_STREAMS)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Moment:
     Args:
         picture: the frame.
         iframe: the GOP's first.
-        reference: what vectors and the residual refer to.
+        reference: what vectors, the residual and flow refer to; at the I-frame, `picture` itself.
         sources: where the frame's pixels come from in `reference`; None at the I-frame, or if no stream needs it.
             It changes with the next frame.
     """
@@ -93,8 +100,9 @@ class _Writer:
     """
 
     def __init__(self, size: tuple[int, int], request: Request, positions: Sequence[int]) -> None:
-        num_vectors = sum(position > 0 for position in positions)
-        counts = {"iframe": 1, "mv": num_vectors, "residual": num_vectors, "rgb": len(positions)}
+        num_motion = sum(position > 0 for position in positions)
+        counts = {"iframe": 1, "rgb": len(positions), **dict.fromkeys(MOTION_STREAMS, num_motion)}
+        self._flow = request.flow
         self._outputs = {name: _Output(name, counts[name], size, request.resolution) for name in request.streams}
 
     def write_iframe(self, moment: Moment) -> None:
@@ -114,6 +122,9 @@ class _Writer:
         if "rgb" in self._outputs:
             with self._outputs["rgb"] as pixels:
                 moment.picture.copy_rgb(pixels)
+        if "flow" in self._outputs and moment.picture is not moment.reference:
+            with self._outputs["flow"] as flow:
+                flow[...] = compact(self._flow.between(moment.reference.grey, moment.picture.grey))
 
     def frames(self) -> Frames:
         """What was written, positions along a leading dimension."""
@@ -175,6 +186,16 @@ class Keeper:
         return writer.frames()
 
 
+# Channels of each stream, and their type at full size.
+_ELEMENTS: dict[str, tuple[int, type[np.generic]]] = {
+    "iframe": (3, np.uint8),
+    "mv": (2, np.int16),
+    "residual": (3, np.int16),
+    "rgb": (3, np.uint8),
+    "flow": (2, np.float16),
+}
+
+
 class _Output:
     """One stream's array; each `with` block fills its next frame, at full size whatever the resolution kept.
 
@@ -186,9 +207,9 @@ class _Output:
     """
 
     def __init__(self, stream: str, count: int, size: tuple[int, int], resolution: tuple[int, int] | None) -> None:
-        self._is_vectors, self._resolution, self._next = stream == "mv", resolution, 0
-        self._shape = (count, *size, 2 if stream == "mv" else 3)
-        self._dtype = np.int16 if stream in VECTOR_STREAMS else np.uint8
+        channels, self._dtype = _ELEMENTS[stream]
+        self._is_vectors, self._resolution, self._next = channels == 2, resolution, 0
+        self._shape = (count, *size, channels)
 
     # Not before a frame has been decoded and found right: damaged headers claim any size.
     @cached_property
@@ -214,7 +235,7 @@ class _Output:
 
 
 class _Picture:
-    """A decoded frame, converted to RGB when first asked for."""
+    """A decoded frame, converted to RGB or grey when first asked for."""
 
     def __init__(self, frame: VideoFrame, colorspace: Colorspace) -> None:
         self._frame, self._colorspace = frame, colorspace
@@ -224,6 +245,13 @@ class _Picture:
         """(H, S) uint8, rows of interleaved RGB; S >= 3 W, the rest is padding."""
         plane = to_rgb(self._frame, self._colorspace).planes[0]
         return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+
+    @cached_property
+    def grey(self) -> np.ndarray:
+        """(H, W) uint8, contiguous."""
+        plane = to_grey(self._frame).planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+        return np.ascontiguousarray(rows[:, : plane.width])
 
     def copy_rgb(self, out: np.ndarray) -> None:
         """Copies the pixels into `out`, (H, W, 3) uint8."""

@@ -66,6 +66,7 @@ class _ThreadLocal(threading.local):
     def __init__(self) -> None:
         self.decoder = lru_cache(_MAX_CONTEXTS)(_new_decoder)
         self.reformatter = VideoReformatter()
+        self.grey_reformatter = VideoReformatter()  # one that alternates would be set up anew each time
 
 
 _local = _ThreadLocal()
@@ -99,3 +100,8 @@ def to_rgb(frame: VideoFrame, colorspace: str) -> VideoFrame:
     """`frame` as packed RGB; `colorspace` is `"bt601"` whatever the frame's tags say, or `"tagged"` to honour them."""
     tag = Colorspace.ITU601 if colorspace == "bt601" else None
     return _local.reformatter.reformat(frame, format="rgb24", src_colorspace=tag, dst_colorspace=tag, threads=1)
+
+
+def to_grey(frame: VideoFrame) -> VideoFrame:
+    """`frame` as grey levels: its luma."""
+    return _local.grey_reformatter.reformat(frame, format="gray", threads=1)

@@ -5,12 +5,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-Stream = Literal["iframe", "mv", "residual", "rgb"]
+Stream = Literal["iframe", "mv", "residual", "rgb", "flow"]
 Reference = Literal["iframe", "previous"]
 Colorspace = Literal["bt601", "tagged"]
 
 STREAMS: tuple[Stream, ...] = get_args(Stream)
-VECTOR_STREAMS = frozenset({"mv", "residual"})
+VECTOR_STREAMS = frozenset({"mv", "residual"})  # made of motion vectors
+MOTION_STREAMS = VECTOR_STREAMS | {"flow"}  # read where there are motion vectors
 
 
 @dataclass
@@ -22,12 +23,15 @@ class Frames:
         mv: (H, W, 2) int16, whole pixels, dst - src, x before y; over a GOP (L-1, H, W, 2). Float32 if resized.
         residual: (H, W, 3) int16, RGB difference; over a GOP (L-1, H, W, 3).
         rgb: (H, W, 3) uint8, the decoded frame; over a GOP (L, H, W, 3).
+        flow: (H, W, 2) float16, pixels, optical flow from the reference to the frame, x before y, rounded to 1/64
+            pixel; over a GOP (L-1, H, W, 2). Float32 if resized.
     """
 
     iframe: np.ndarray | None = None
     mv: np.ndarray | None = None
     residual: np.ndarray | None = None
     rgb: np.ndarray | None = None
+    flow: np.ndarray | None = None
 
     def at(self, number: int) -> "Frames":
         """The streams of one of several positions; the I-frame is the same for all."""
@@ -47,8 +51,9 @@ class Frames:
         """The same, turned counterclockwise by a multiple of 90 degrees; vectors turn with their frame."""
         quarters = degrees // 90 % 4
         turned = {name: None if array is None else _turn(array, quarters) for name, array in vars(self).items()}
-        if turned["mv"] is not None:
-            turned["mv"] = _turn_vectors(turned["mv"], quarters)
+        for name in ("mv", "flow"):
+            if (vectors := turned[name]) is not None:
+                turned[name] = _turn_vectors(vectors, quarters)
         return Frames(**turned)
 
     def __repr__(self) -> str:
@@ -61,8 +66,8 @@ def _turn(array: np.ndarray, quarters: int) -> np.ndarray:
     return np.rot90(array, quarters, axes=(-3, -2))
 
 
-def _turn_vectors(mv: np.ndarray, quarters: int) -> np.ndarray:
+def _turn_vectors(vectors: np.ndarray, quarters: int) -> np.ndarray:
     """A quarter counterclockwise takes (x, y) to (y, -x), y pointing down."""
     for _ in range(quarters):
-        mv = np.stack([mv[..., 1], -mv[..., 0]], -1)
-    return mv
+        vectors = np.stack([vectors[..., 1], -vectors[..., 0]], -1)
+    return vectors

@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from datamodules.bitstream.coded_pictures import CodedPicture, coded_pictures
 from datamodules.bitstream.container import MAX_PIXELS, limit_decoder, open_container
 from datamodules.bitstream.errors import UnreadableVideoError
-from datamodules.bitstream.frames import VECTOR_STREAMS
+from datamodules.bitstream.frames import MOTION_STREAMS
 from datamodules.bitstream.headers import NOTHING, Picture, PictureParser
 
 _NO_PTS = np.iinfo(np.int64).min
@@ -88,7 +88,7 @@ class VideoIndex:
 
     def refusal(self, streams: Collection[str]) -> str | None:
         """Why these streams cannot be read from this video as it is encoded; None where they can."""
-        if not VECTOR_STREAMS.isdisjoint(streams):
+        if not MOTION_STREAMS.isdisjoint(streams):
             if not self.exports_vectors:
                 return f"decoders of its codec ({self.codec}) export no motion vectors"
             if self.vector_obstacle:

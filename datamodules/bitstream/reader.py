@@ -6,6 +6,8 @@
                                                                |                              |   \\
                                                                +--- warp ---> residual <------+    mv
 
+Optical flow, where it is asked for, is computed between the same decoded frames: p - 1 and p, or 0 and p.
+
 Representations as in Wu et al., "Compressed Video Action Recognition", CVPR 2018, and its public loader, in RGB order.
 """
 
@@ -21,12 +23,14 @@ from av.video.frame import PictureType, VideoFrame
 from datamodules.bitstream.collector import Collector, Keeper, Request
 from datamodules.bitstream.decoder import PacketDecoder, file_decoder, forget_decoders, packet_decoder
 from datamodules.bitstream.errors import UnreadableVideoError
+from datamodules.bitstream.flow import FlowMethod
 from datamodules.bitstream.frames import STREAMS, Colorspace, Frames, Reference, Stream
 from datamodules.bitstream.index import Gop, VideoIndex, build_index
 from datamodules.bitstream.picture_source import DemuxedPictures, FilePictures, open_pictures
 
 OnCorrupt = Literal["raise", "skip"]
 _Sink = TypeVar("_Sink", Collector, Keeper)
+_FLOW = FlowMethod()
 _REENCODE = "re-encode it: streamkd reencode --source {path} --target clip.mp4"
 
 
@@ -96,6 +100,7 @@ class CompressedVideo:
         reference: Reference = "iframe",
         colorspace: Colorspace = "bt601",
         resolution: tuple[int, int] | None = None,
+        flow: FlowMethod = _FLOW,
     ) -> Frames:
         """Reads `streams` at one position of one GOP.
 
@@ -103,21 +108,23 @@ class CompressedVideo:
             gop: number of the GOP.
             position: frame within the GOP, in the order shown; 0 is the I-frame, which has neither motion vectors
                 nor a residual.
-            streams: any of `"iframe"`, `"mv"`, `"residual"`, `"rgb"`.
-            reference: what vectors and residuals refer to: the GOP's I-frame (accumulated) or the previous frame.
+            streams: any of `"iframe"`, `"mv"`, `"residual"`, `"rgb"`, `"flow"`.
+            reference: what vectors, residuals and flow refer to: the GOP's I-frame (accumulated) or the previous frame.
             colorspace: `"bt601"` converts as CoViAR does whatever the file's tags say; `"tagged"` honours them.
             resolution: (height, width) in pixels to resize to (bilinear, antialiased), after everything was computed
                 at full size; vectors scale with it and become float32. None: as coded.
+            flow: how optical flow is computed.
 
         Raises:
-            UnreadableVideoError: the stream has B-frames, several references or a codec without vectors and vectors
-                are asked for; or its container does not tell the order of its B-frames and plain frames are asked
-                for; or the file is damaged at this place.
+            UnreadableVideoError: the stream has B-frames, several references or a codec without vectors, and vectors
+                are asked for, or flow, which is read where there are vectors; or its container does not tell the order
+                of its B-frames and plain frames are asked for; or the file is damaged at this place.
             IndexError: no such GOP or position.
-            ValueError: an unknown stream, reference or colorspace, a resolution below 1, or vectors asked for at
-                position 0.
+            ValueError: an unknown stream, reference or colorspace, a resolution below 1, or vectors or flow asked for
+                at position 0.
+            ModuleNotFoundError: flow is asked for, and OpenCV is not there.
         """
-        options = {"reference": reference, "colorspace": colorspace, "resolution": resolution}
+        options = {"reference": reference, "colorspace": colorspace, "resolution": resolution, "flow": flow}
         return self.read_positions(gop, [position], streams=streams, **options)[0]  # type: ignore[arg-type]
 
     def read_positions(
@@ -129,12 +136,13 @@ class CompressedVideo:
         reference: Reference = "iframe",
         colorspace: Colorspace = "bt601",
         resolution: tuple[int, int] | None = None,
+        flow: FlowMethod = _FLOW,
     ) -> list[Frames]:
         """Reads `streams` at several positions of one GOP, in any order, from one decode up to the last of them.
 
         Other arguments and errors as in `read`; no positions are a `ValueError`.
         """
-        request = self._request(gop, streams, reference, colorspace, resolution)
+        request = self._request(gop, streams, reference, colorspace, resolution, flow)
         self._check_positions(gop, positions, request)
         if request.streams == {"iframe"}:
             positions = [0] * len(positions)
@@ -150,9 +158,10 @@ class CompressedVideo:
         streams: Collection[Stream] = ("iframe", "mv", "residual"),
         reference: Reference = "iframe",
         colorspace: Colorspace = "bt601",
+        flow: FlowMethod = _FLOW,
     ) -> "KeptFrames":
         """Decodes what `streams` at several positions are made of, as `read_positions`, and makes none of them yet."""
-        request = self._request(gop, streams, reference, colorspace, None)
+        request = self._request(gop, streams, reference, colorspace, None, flow)
         self._check_positions(gop, positions, request)
         keeper, num_corrupt = self._decode_into(Keeper, gop, sorted(set(positions)), request)
         return KeptFrames(keeper, num_corrupt, positions, request.streams)
@@ -165,12 +174,13 @@ class CompressedVideo:
         reference: Reference = "iframe",
         colorspace: Colorspace = "bt601",
         resolution: tuple[int, int] | None = None,
+        flow: FlowMethod = _FLOW,
     ) -> Frames:
-        """Reads `streams` over a whole GOP of L frames: `mv` and `residual` at positions 1 to L-1, `rgb` at 0 to L-1.
+        """Reads `streams` over a whole GOP of L frames: `rgb` at positions 0 to L-1, those of P-frames at 1 to L-1.
 
         Arguments and errors as in `read`.
         """
-        request = self._request(gop, streams, reference, colorspace, resolution)
+        request = self._request(gop, streams, reference, colorspace, resolution, flow)
         count = 1 if request.streams == {"iframe"} else self.gops[gop].length
         return self._collect(gop, range(count), request)
 
@@ -216,10 +226,11 @@ class CompressedVideo:
         reference: Reference,
         colorspace: Colorspace,
         resolution: tuple[int, int] | None,
+        flow: FlowMethod,
     ) -> Request:
         """What was asked for, checked."""
         _check_choices(reference=(reference, Reference), colorspace=(colorspace, Colorspace))
-        request = Request(frozenset(streams), reference, colorspace, resolution)
+        request = Request(frozenset(streams), reference, colorspace, resolution, flow)
         if not request.streams or not request.streams <= set(STREAMS):
             raise ValueError(f"streams {sorted(request.streams)}: expected some of {', '.join(STREAMS)}")
         if resolution is not None and min(resolution) < 1:
@@ -236,8 +247,8 @@ class CompressedVideo:
         for position in positions:
             if not 0 <= position < length:
                 raise IndexError(f"position {position}: GOP {gop} has positions 0 to {length - 1}")
-            if position == 0 and request.has_vectors:
-                raise ValueError("position 0 is the I-frame: motion vectors and residuals begin at position 1")
+            if position == 0 and request.has_motion:
+                raise ValueError("position 0 is the I-frame: motion vectors, residuals and flow begin at position 1")
         if not positions:
             raise ValueError("expected at least one position, came none")
 
@@ -251,7 +262,7 @@ class CompressedVideo:
         """What takes the frames at rising positions; and how many at the end are damaged and were skipped."""
         damage = self._damage.get(gop)
         intact = damage.position if damage else self.gops[gop].length
-        if damage and intact <= request.has_vectors:
+        if damage and intact <= request.has_motion:
             raise self._unreadable(gop, damage)
         standing = [min(position, intact - 1) for position in positions]
         try:

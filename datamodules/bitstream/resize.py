@@ -27,7 +27,7 @@ def resize(frames: np.ndarray, resolution: tuple[int, int]) -> np.ndarray:
 
 
 def resize_vectors(mv: np.ndarray, resolution: tuple[int, int]) -> np.ndarray:
-    """Vectors in pixels of the new resolution: (N, H, W, 2) int16 -> (N, height, width, 2) float32."""
+    """Vectors in pixels of the new resolution: (N, H, W, 2) int16 or float16 -> (N, height, width, 2) float32."""
     height, width = resolution
     scale = np.array([width / mv.shape[2], height / mv.shape[1]], np.float32)
     return resize(mv.astype(np.float32), resolution) * scale

@@ -385,7 +385,7 @@ class TestWithLightning:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"streams": ["mv", "flow2"]}, "streams: expected one of iframe, rgb, mv, residual, got 'flow2'"),
+        ({"streams": ["mv", "depth"]}, "streams: expected one of iframe, rgb, mv, residual, flow, got 'depth'"),
         ({"streams": []}, "streams: expected a list of different stream names"),
         ({"streams": ["mv", "mv"]}, "streams: expected a list of different stream names"),
         ({"streams": "mv"}, "streams: expected a list"),

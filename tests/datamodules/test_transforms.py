@@ -50,8 +50,10 @@ def test_flipping_the_video_is_flipping_the_view(stream):
     field = np.random.default_rng(0).integers(-40, 40, (24, 36, channels)).astype(np.int16)
     if not STREAM_FORMATS[stream].is_motion:
         field = field.astype(np.uint8)
+    if stream == "flow":
+        field = (field / 64).astype(np.float16)
     mirrored = field[:, ::-1].copy()
-    if stream == "mv":
+    if STREAM_FORMATS[stream].is_vector:
         mirrored[..., 0] *= -1
     plain = Geometry(0.5, 0.75, 0.25, 0.5)
     opposite = Geometry(0.5, 0.75, 0.75, 0.5, flip=True)
@@ -66,7 +68,7 @@ class TestGeometryIsShared:
 
     def place_field(self, stream: str) -> np.ndarray:
         y, x = np.mgrid[: self.HEIGHT, : self.WIDTH]
-        if stream == "mv":
+        if STREAM_FORMATS[stream].is_vector:
             # Levels 128 + trunc(6.375 v): v = 1 .. 19 tells x // 6 apart; y likewise.
             return np.stack([x // 6 + 1, y // 6 + 1], -1).astype(np.int16)
         if stream == "residual":
@@ -86,6 +88,7 @@ class TestGeometryIsShared:
         cells = torch.trunc((views["iframe"][:2].int() // 6 + 1) * 6.375).int()
         cells[0] = torch.trunc(sign * (views["iframe"][0].int() // 6 + 1) * 6.375).int()
         assert torch.equal(vectors, cells)
+        assert torch.equal(views["flow"], views["mv"])
 
     def test_resized_streams_show_the_same_places(self):
         geometry = Geometry(0.75, 0.875, 0.25, 1.0)

@@ -308,7 +308,7 @@ def test_damage_raises_our_error_or_reads(tmp_path):
         ({"gop": -1}, IndexError),
         ({"gop": 0, "position": 12}, IndexError),
         ({"gop": 0, "position": 0, "streams": ("mv",)}, ValueError),
-        ({"gop": 0, "position": 1, "streams": ("flow",)}, ValueError),
+        ({"gop": 0, "position": 1, "streams": ("depth",)}, ValueError),
         ({"gop": 0, "position": 1, "streams": ()}, ValueError),
         ({"gop": 0, "position": 1, "reference": "accumulated"}, ValueError),
     ],
