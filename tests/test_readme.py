@@ -16,12 +16,16 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 TINY_FIT = "--data.num_workers 0 --data.size 32 --data.batch_size 8"
 TINY_STAGES = "--model.stages.init_args.lengths [1,1,1]"
+TINY_RESKD = "--trainer.max_epochs 1 --model.network.init_args.width 4 --data.low_resolution.size 16"
 TINY = {
     "streamkd demo-data": "--num_train 24 --num_val 24 --num_test 12",
     "lightning fit": f"--trainer.max_epochs 1 {TINY_FIT} --model.network.init_args.width 4",
     "lightning fit --config configs/demo/fusion.yaml": TINY_FIT,
     "lightning fit --config configs/demo/pkd.yaml": f"--trainer.max_epochs 3 {TINY_STAGES} {TINY_FIT}",
     "lightning fit --config configs/demo/wise.yaml": TINY_FIT,
+    "lightning fit --config configs/demo/reskd": f"{TINY_FIT} --trainer.max_epochs 1 --model.network.init_args.width 4",
+    "lightning fit --config configs/demo/reskd.yaml": f"{TINY_RESKD} {TINY_FIT}",
+    "lightning test --config configs/demo/reskd.yaml": f"{TINY_RESKD} {TINY_FIT}",
     "lightning test": TINY_FIT,
     "lightning predict": TINY_FIT,
     "streamkd report": "",
@@ -49,7 +53,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamkd:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     commands = [line for program in ("streamkd ", "lightning ") for line in lines_with(program)]
-    assert len(commands) == 13
+    assert len(commands) == 16
     for command in sorted(commands, key=README.index):
         assert streamkd(*tiny(command)) == 0, command
     records = [json.loads(line) for line in (tmp_path / "runs/demo/fusion/predictions.jsonl").read_text().splitlines()]
@@ -59,6 +63,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamkd:
     assert re.search("<h2>Confusion of (fusion|wise)</h2>", report), "of the better one"
     assert (tmp_path / ".github/streams.png").is_file()
     assert (tmp_path / "runs/demo/wise/trade_off.png").is_file()
+    assert (tmp_path / "runs/demo/reskd/receptive_field.png").is_file()
     assert (tmp_path / "test_scene0002_00011_streams.mp4").is_file()
 
 
