@@ -1,8 +1,9 @@
 """Stores the weights of 2-D convolutions channels last (NHWC), which most CPUs and GPUs convolve faster."""
 
 import lightning.pytorch as pl
-import torch
 from typing_extensions import override
+
+from lightning_modules.networks.channels_last import store_channels_last
 
 
 class ChannelsLast(pl.Callback):
@@ -10,4 +11,4 @@ class ChannelsLast(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        pl_module.to(memory_format=torch.channels_last)
+        store_channels_last(pl_module)

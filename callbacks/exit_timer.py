@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from callbacks.spread_videos import spread
 from datamodules.clip import LazyClipBatch
 from datamodules.clip_dataset import ClipDataset
 from datamodules.index_cache import IndexCache
@@ -28,9 +29,9 @@ class ExitTimer:
 
     def __init__(self, loader: DataLoader, indices: Tensor, count: int) -> None:
         self.dataset = loader.dataset if isinstance(loader.dataset, ClipDataset) else None
-        count = 0 if self.dataset is None else min(count, len(indices))
-        self.indices = [int(indices[(2 * place + 1) * len(indices) // (2 * count)]) for place in range(count)]
-        self.batch_size = max(1, min(loader.batch_size or 1, count))
+        places = [] if self.dataset is None else spread(len(indices), count)
+        self.indices = [int(indices[place]) for place in places]
+        self.batch_size = max(1, min(loader.batch_size or 1, len(places)))
 
     def __len__(self) -> int:
         return len(self.indices)

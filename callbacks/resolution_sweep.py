@@ -29,7 +29,7 @@ from lightning_modules.analysis.resolution_table import conditions_of, table_of,
 from lightning_modules.analysis.throughput import Throughput, measure_throughput
 from lightning_modules.console_table import print_table
 from lightning_modules.metrics import ClassificationMetrics
-from lightning_modules.networks.degraded_input import resized_shape
+from lightning_modules.networks.resize import resized_shape
 
 NEEDED = ("network", "stream", "test_metrics")
 

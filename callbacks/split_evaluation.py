@@ -60,7 +60,9 @@ def evaluate_validation(trainer: pl.Trainer, module: WeightedInferenceModule) ->
         # Onto the device, and normalised by the hooks; what cannot be read is left out here, and `validate` lists it.
         found = trainer.strategy.batch_to_device(replace(batch, failures=[]))
         if len(found):
-            yield SplitEvaluation.of(found, module.exit_logits(found))
+            with trainer.precision_plugin.forward_context():
+                logits = module.exit_logits(found)
+            yield SplitEvaluation.of(found, logits)
 
 
 def test_loader(trainer: pl.Trainer) -> DataLoader:

@@ -11,6 +11,12 @@ from datamodules.clip import ClipBatch
 Split = Literal["val", "test"]
 
 
+def spread(size: int, count: int) -> list[int]:
+    """Places spread evenly over 0 to ``size - 1``: the middles of ``count`` parts; all where there are fewer."""
+    count = min(size, count)
+    return [(2 * index + 1) * size // (2 * count) for index in range(count)]
+
+
 def read_spread(trainer: pl.Trainer, split: Split, count: int, *, batch_size: int, reader: str) -> list[ClipBatch]:
     """Videos spread evenly over a split: splits often list one class after the other.
 
@@ -32,9 +38,7 @@ def read_spread(trainer: pl.Trainer, split: Split, count: int, *, batch_size: in
         raise ValueError(f"{reader} reads videos from a DataModule with `{split}_dataloader`, came none (`data`)")
     datamodule.setup({"val": "validate", "test": "test"}[split])
     loader = getattr(datamodule, f"{split}_dataloader")()
-    size = len(loader.dataset)
-    count = min(count, size)
-    indices = [(2 * index + 1) * size // (2 * count) for index in range(count)]
+    indices = spread(len(loader.dataset), count)
     batches = DataLoader(loader.dataset, batch_size, sampler=indices, collate_fn=loader.collate_fn)
     # Onto the device, and normalised by the hooks; what cannot be read is left out here, and `validate` lists it.
     return [trainer.strategy.batch_to_device(replace(batch, failures=[])) for batch in batches if len(batch)]

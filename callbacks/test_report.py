@@ -82,7 +82,7 @@ class TestReport(pl.Callback):
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._tally = Tally()
-        self._started = 0.0
+        self._started = self._seconds = 0.0
 
     @override
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -116,6 +116,11 @@ class TestReport(pl.Callback):
         )
 
     @override
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Here, since other callbacks may work for long in `on_test_end`.
+        self._seconds = time.perf_counter() - self._started
+
+    @override
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         tally = sum(gather_objects(self._tally, trainer.world_size), Tally())
         if trainer.is_global_zero:
@@ -141,12 +146,16 @@ class TestReport(pl.Callback):
             self.on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     @override
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self.on_test_epoch_end(trainer, pl_module)
+
+    @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "validate":
             self.on_test_end(trainer, pl_module)
 
     def _report(self, trainer: pl.Trainer, tally: Tally) -> dict[str, Any]:
-        seconds = time.perf_counter() - self._started
         videos = max(tally.videos, 1)
         return {
             "checkpoint": str(trainer.ckpt_path),
@@ -154,8 +163,8 @@ class TestReport(pl.Callback):
             "num_videos": tally.videos,
             "clips": tally.clips,
             "num_views": tally.num_views,
-            "seconds": round(seconds, 3),
-            "seconds_per_video": round(seconds / videos, 6),
+            "seconds": round(self._seconds, 3),
+            "seconds_per_video": round(self._seconds / videos, 6),
             "read_seconds_per_video": round(tally.read_seconds / videos, 6),
             "classes": list(getattr(getattr(trainer, "datamodule", None), "classes", None) or []),
             "confusion": None if tally.confusion is None else tally.confusion.tolist(),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.spread_videos import Split, read_spread
+from callbacks.spread_videos import Split, read_spread, spread
 from datamodules.clip import ClipBatch
 from datamodules.visualise.colors import motion_colors
 from datamodules.whole_file import open_whole
@@ -99,7 +99,7 @@ class VisualExplanations(pl.Callback):
                 raise ValueError(f"no video of the split {self.split!r} could be read; see `test.json`")
             folder = Path(trainer.default_root_dir)
             write_receptive_fields(folder, {name: self._field(target, videos) for name, target in targets.items()})
-            shown = [videos[place] for place in _spread(len(videos), self.shown_videos)]
+            shown = [videos[place] for place in spread(len(videos), self.shown_videos)]
             seen = {name: self._see(target, shown) for name, target in targets.items()}
             write_attention(folder, seen, self._record(targets, shown, _classes(trainer)))
         trainer.strategy.barrier("visual-explanations")
@@ -123,7 +123,7 @@ class VisualExplanations(pl.Callback):
         """All frames go through the network, of which some are shown."""
         clips = _clips(target, videos)
         attention = attention_of(cast(Backbone, target.model), clips, depth=self.depth, power=self.power)
-        frames = _spread(clips.shape[1], self.shown_frames)
+        frames = spread(clips.shape[1], self.shown_frames)
         maps = [frame * attention.shape[1] // clips.shape[1] for frame in frames]
         return SeenVideos(_pictures(clips[:, frames]), attention[:, maps].float().cpu().numpy())
 
@@ -184,12 +184,6 @@ def _backbones(targets: Mapping[str, AnalysisTarget]) -> dict[str, AnalysisTarge
 def _clips(target: AnalysisTarget, videos: Sequence[ClipBatch]) -> Tensor:
     """(N, T, C, H, W), the first view of each video."""
     return torch.cat([stream_of(video, target.stream, target.model)[:1] for video in videos])
-
-
-def _spread(size: int, count: int) -> list[int]:
-    """Places spread evenly over ``size``, all of them where there are fewer."""
-    count = min(size, count)
-    return [(2 * index + 1) * size // (2 * count) for index in range(count)]
 
 
 def _pictures(clips: Tensor) -> np.ndarray:

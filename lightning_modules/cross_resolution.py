@@ -87,9 +87,15 @@ class CrossResolutionModule(RecognitionModule):
 
         Raises:
             FileNotFoundError: there is no such checkpoint.
-            ValueError: it is something else, or knows other classes.
+            ValueError: it is something else, of another stream, or knows other classes.
         """
         source = load_network(self.source, key=TEACHER)
+        expected = self.teacher_stream.removesuffix("_high")
+        if source.stream != expected or source.multi_label != self.multi_label:
+            raise ValueError(
+                f"{TEACHER}: expected a network trained on stream {expected!r} with `multi_label: {self.multi_label}`, "
+                f"came one on {source.stream!r} with `multi_label: {source.multi_label}`"
+            )
         if num_classes_of(source.network) != self.num_classes:
             raise ValueError(
                 f"{TEACHER}: expected {self.num_classes} classes, as the student has, came "
@@ -103,7 +109,7 @@ class CrossResolutionModule(RecognitionModule):
     @override
     def on_fit_start(self) -> None:
         assert self.teacher is not None
-        self.teacher.to(self.device)
+        self.teacher.to(self.device, next(self.network.parameters()).dtype)
         rank_zero_only(print)(f"teacher {self.source}: {self.matching.describe(self.num_classes)}", flush=True)
 
     @override

@@ -36,8 +36,12 @@ def average_views(logits: Tensor, num_views: int) -> Tensor:
 
 
 def combine(logits: Tensor, scales: Tensor) -> Tensor:
-    """Sums of K logits (K, N, C), each times its scale: (N, C) by scales (K,), J such sums (J, N, C) by (J, K)."""
-    return torch.tensordot(scales.to(logits.dtype), logits, dims=1)
+    """Sums of K logits (K, N, C), each times its scale: (N, C) by scales (K,), J such sums (J, N, C) by (J, K).
+
+    In the precision of the logits, whatever the autocast: thresholds lie nearer to 1 than bfloat16 reaches.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return torch.tensordot(scales.to(logits.dtype), logits, dims=1)
 
 
 def connect(connection: Connection, scales: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from datamodules.whole_file import open_whole
 from lightning_modules.analysis.flatness import MeasuredFlatness
 from lightning_modules.analysis.flatness_plot import draw_comparison
+from lightning_modules.named_runs import check_named
 
 
 def compare_flatness(runs: Sequence[Path], output: Path, targets: Sequence[str] | None = None) -> None:
@@ -18,12 +19,12 @@ def compare_flatness(runs: Sequence[Path], output: Path, targets: Sequence[str] 
         targets: which of what was measured in each run; None: all.
 
     Raises:
-        ValueError: different architectures or numbers of samples, no run, or targets that a run lacks.
+        ValueError: different architectures or numbers of samples, no run, two of one name, or targets that a run lacks.
         FileNotFoundError: a run without measurements.
     """
-    if not runs:
-        raise ValueError("expected at least one run directory in --runs, came none")
-    measured = {f"{run.name}: {name}": flatness for run in runs for name, flatness in _read(run, targets).items()}
+    measured = {
+        f"{run.name}: {name}": flatness for run in check_named(runs) for name, flatness in _read(run, targets).items()
+    }
     figure = draw_comparison(measured)
     with open_whole(output, "wb") as file:
         figure.savefig(file, format="png", dpi=150)

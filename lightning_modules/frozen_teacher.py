@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_modules.checkpoints import TrainedNetwork
 from lightning_modules.networks.backbone import Backbone
+from lightning_modules.networks.channels_last import store_channels_last
 from lightning_modules.networks.taps import Taps
 
 NormPolicy = Literal["eval", "batch-statistics", "unfrozen"]
@@ -26,7 +27,8 @@ class FrozenTeacher:
         norm: how its BatchNorm normalises.
 
     Raises:
-        ValueError: another policy, or a network without depths (``Backbone``).
+        ValueError: another policy, one for BatchNorm of a network that has none, or a network without depths
+            (``Backbone``).
     """
 
     def __init__(self, source: TrainedNetwork, norm: NormPolicy = "eval") -> None:
@@ -40,10 +42,20 @@ class FrozenTeacher:
                 f"{type(source.network).__name__}"
             )
         self.network = source.network
-        for module in self.network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and norm != "eval":
-                module.train()
-                module.track_running_stats = norm == "unfrozen"
+        store_channels_last(self.network)
+        if norm != "eval":
+            self._normalise_by_batches(norm)
+
+    def _normalise_by_batches(self, norm: NormPolicy) -> None:
+        found = [m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if not found:
+            raise ValueError(
+                f"`model.init_args.teacher_norm: {norm}`: expected a teacher with BatchNorm, came "
+                f"{type(self.network).__name__} without; set it to eval"
+            )
+        for module in found:
+            module.train()
+            module.track_running_stats = norm == "unfrozen"
 
     def to(self, *args: Any, **kwargs: Any) -> "FrozenTeacher":
         """Move it, as ``nn.Module.to`` does."""

@@ -198,7 +198,9 @@ def _accuracy(runs: list[Run]) -> str:
         )
     header = ["run", "validation %", f"test {runs[-1].metric} %", "95 % interval", "test top5 %", "test videos"]
     classes = runs[-1].test.get("classes") or []
-    chance = f'<p class="note">Chance is {100 / len(classes):.1f} %.</p>' if classes else ""
+    chance = (
+        f'<p class="note">Chance is {100 / len(classes):.1f} %.</p>' if classes and runs[-1].metric == "top1" else ""
+    )
     return _table(header, rows, best=len(rows) - 1) + chance
 
 

@@ -18,6 +18,7 @@ from lightning_modules.analysis.throughput import Throughput, measure_throughput
 from lightning_modules.checkpoints import build_network
 from lightning_modules.configured_network import lookup, network_section
 from lightning_modules.console_table import print_table
+from lightning_modules.named_runs import check_named
 from lightning_modules.networks.degraded_input import DegradedInput
 from lightning_modules.report import Run, load_run
 
@@ -52,7 +53,7 @@ def compare_resolutions(
         ValueError: no run, two of one name, no network in a configuration, or different data, metrics or test videos.
         FileNotFoundError: a run that is not finished or not tested.
     """
-    found = [_read(run) for run in _distinct(runs)]
+    found = [_read(run) for run in check_named(runs)]
     _check_same_test(found)
     names, timer = _series(found), _Timer(timed_batch)
     measured = MeasuredResolutions(
@@ -128,14 +129,6 @@ class _Timer:
             network = build_network(run.network).to(self.device)
             self._known[key] = measure_throughput(network, clips, num_views=run.num_views)
         return self._known[key]
-
-
-def _distinct(runs: Sequence[Path]) -> Sequence[Path]:
-    if not runs or len({run.name for run in runs}) < len(runs):
-        raise ValueError(
-            f"expected one run directory or more, of different names, in --runs, came {list(map(str, runs))}"
-        )
-    return runs
 
 
 def _read(folder: Path) -> _TestedRun:

@@ -10,6 +10,7 @@ from lightning_modules.analysis.trade_off import MeasuredTradeOff
 from lightning_modules.analysis.trade_off_plot import draw_trade_offs
 from lightning_modules.analysis.trade_off_table import table_of, write_table
 from lightning_modules.console_table import print_table
+from lightning_modules.named_runs import check_named
 
 
 def compare_trade_offs(runs: Sequence[Path], output: Path) -> None:
@@ -23,8 +24,8 @@ def compare_trade_offs(runs: Sequence[Path], output: Path) -> None:
         ValueError: no run, two of one name, or different data sets or test videos.
         FileNotFoundError: a run without measurements.
     """
-    measured = {run.name: _read(run) for run in runs}
-    _check(runs, measured)
+    measured = {run.name: _read(run) for run in check_named(runs)}
+    _check(measured)
     (data_set,) = {trade_off.data_set for trade_off in measured.values()}
     figure = draw_trade_offs(_named(measured), published_points(data_set))
     with open_whole(output.with_suffix(".csv")) as file:
@@ -44,11 +45,7 @@ def _read(run: Path) -> MeasuredTradeOff:
     return MeasuredTradeOff.from_record(json.loads(path.read_text()))
 
 
-def _check(runs: Sequence[Path], measured: Mapping[str, MeasuredTradeOff]) -> None:
-    if not runs or len(measured) < len(runs):
-        raise ValueError(
-            f"expected one run directory or more, of different names, in --runs, came {list(map(str, runs))}"
-        )
+def _check(measured: Mapping[str, MeasuredTradeOff]) -> None:
     tests = {name: f"{test.num_videos} videos of {test.data_set}" for name, test in measured.items()}
     if len(set(tests.values())) > 1:
         raise ValueError(f"--runs: expected tests of the same videos, came {tests}")

@@ -14,6 +14,7 @@ from lightning_modules.analysis.receptive_field import FieldArea
 from lightning_modules.analysis.receptive_field_plot import MeasuredField, draw_receptive_fields
 from lightning_modules.analysis.receptive_field_table import table_of
 from lightning_modules.console_table import print_table
+from lightning_modules.named_runs import check_named
 
 
 def compare_receptive_fields(runs: Sequence[Path], output: Path, targets: Sequence[str] | None = None) -> None:
@@ -66,11 +67,7 @@ def compare_attention(runs: Sequence[Path], output: Path, targets: Sequence[str]
 
 def _read(runs: Sequence[Path], name: str) -> Iterator[tuple[Path, dict[str, Any], Mapping[str, np.ndarray]]]:
     """Each run with its record and its arrays."""
-    if not runs or len({run.name for run in runs}) < len(runs):
-        raise ValueError(
-            f"expected one run directory or more, of different names, in --runs, came {list(map(str, runs))}"
-        )
-    for run in runs:
+    for run in check_named(runs):
         for path in (run / f"{name}.json", run / f"{name}.npz"):
             if not path.is_file():
                 raise FileNotFoundError(

@@ -6,7 +6,7 @@ Soufleri, Ravikumar, Roy, "Advancing Compressed Video Action Recognition through
 """
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -58,8 +58,9 @@ class WeightedInferenceModule(ExitNetworksModule):
     paper takes the training videos, ``fit_split: train`` with ``augment: false``; the DataModule refuses ``test``.
     All ranks must make as many steps, as ever in Lightning; a video that comes twice for that, counts once. A
     checkpoint holds the networks too: ``test`` and ``predict`` from it read no other file, nor does a resumed fit.
-    A fit chooses a threshold, too: the cheapest at which its videos lose at most ``max_loss``, which the checkpoint
-    keeps. ``threshold`` and ``connection`` are for use: give others to ``test`` and ``predict`` as you like.
+    A fit chooses a threshold for every connection, too: the cheapest at which its videos lose at most ``max_loss``. The
+    checkpoint keeps them. ``threshold`` and ``connection`` are for use: give others to ``test`` and ``predict`` as you
+    like.
 
     All exits run, whatever the threshold, so that all can be compared. ``test`` and ``predict`` of lazy clips,
     ``data.init_args.lazy: true``, stop decoding and computing where a video leaves (see ``lazy_infer``); of exits,
@@ -120,7 +121,7 @@ class WeightedInferenceModule(ExitNetworksModule):
         self.connection = connection
         self.threshold = threshold if threshold == CHOSEN else check_threshold(threshold)
         self.max_loss = max_loss
-        self.chosen: float | None = None
+        self.chosen: dict[str, float] = {}
         self.l1 = l1
         self.l1_from = l1_from
         self.non_negative = non_negative
@@ -140,14 +141,14 @@ class WeightedInferenceModule(ExitNetworksModule):
         """
         if self.threshold != CHOSEN:
             return float(self.threshold)
-        if self.chosen is None and self._trainer is not None and self.trainer.sanity_checking:
-            return 1.0
-        if self.chosen is None:
+        if not self.chosen and self._trainer is not None and self.trainer.state.fn == "fit":
+            return 1.0  # nothing is chosen before the last batch
+        if not self.chosen:
             raise ValueError(
                 "`model.init_args.threshold: chosen`: expected a checkpoint whose fit chose one, came one without; fit "
                 "anew, or give a number"
             )
-        return self.chosen
+        return self.chosen[self.connection]
 
     def forward(self, batch: ClipBatch) -> Tensor:
         """Classify the B videos of a batch: (B, num_classes) float32, what each leaves with."""
@@ -261,7 +262,7 @@ class WeightedInferenceModule(ExitNetworksModule):
         super().on_load_checkpoint(checkpoint)
         self._put_in_order(state["exit_names"])
         self.gathered = [tuple(state["gathered"])] if state["gathered"] else []
-        self.chosen = state.get("chosen")
+        self.chosen = dict(state.get("chosen", {}))
 
     def _put_in_order(self, order: list[str] | None) -> None:
         networks: Any = dict(self.networks.networks.items())
@@ -284,13 +285,19 @@ class WeightedInferenceModule(ExitNetworksModule):
         penalty: Any = {"l1": self.l1, "l1_from": self.l1_from, "non_negative": self.non_negative}
         with torch.no_grad():
             self.scales.copy_(fit_exit_scales(logits, labels, **penalty))
-        points = sweep(logits, labels, self.weights, ExitCosts(range(len(logits))))
-        self.chosen = choose_threshold(points, self.max_loss)
+        self.chosen = {name: self._choose(logits, labels, name) for name in get_args(Connection)}
         last = self.scales.detach()[-1].clone()
         scales = zip(self.networks.exit_names, last, strict=True)
         values = {"train/loss": F.cross_entropy(combine(logits, last), labels)}
-        values |= {f"train/scale/{name}": scale for name, scale in scales} | {"train/threshold": self.chosen}
+        values |= {f"train/scale/{name}": scale for name, scale in scales} | {
+            "train/threshold": self.chosen[self.connection]
+        }
         self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+
+    def _choose(self, logits: Tensor, labels: Tensor, connection: Connection) -> float:
+        """The threshold for outputs by one connection."""
+        weights = connect(connection, self.scales.detach())
+        return choose_threshold(sweep(logits, labels, weights, ExitCosts(range(len(logits)))), self.max_loss)
 
     def _gather(self) -> tuple[Tensor, Tensor, Tensor]:
         """What all ranks gathered, each video once, by index: (N,), logits (N, K, C), labels (N,)."""

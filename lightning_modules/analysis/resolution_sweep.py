@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_modules.analysis.cost import Convention, cost_of
 from lightning_modules.analysis.throughput import Throughput
-from lightning_modules.networks.degraded_input import resize_frames, resize_short_side
+from lightning_modules.networks.resize import resize_maps, resize_short_side
 
 Treatment = Literal["native", "upsampled"]
 Metric = Literal["top1", "mAP"]
@@ -135,7 +135,7 @@ def treat(clips: Tensor, size: int, treatment: Treatment) -> Tensor:
         treatment: which.
     """
     small = resize_short_side(clips, size)
-    return small if treatment == "native" else resize_frames(small, clips.shape[-2:])
+    return small if treatment == "native" else resize_maps(small, clips.shape[-2:])
 
 
 def costs_of(network: nn.Module, clip: Sequence[int], *, num_views: int = 1) -> dict[Convention, int]:

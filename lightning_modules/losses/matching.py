@@ -8,9 +8,11 @@ frame by frame; the frames are the same ones.
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.networks.resize import resize_maps
 from lightning_modules.networks.taps import Taps
 
 Reduction = Literal["positions", "elements"]
@@ -46,7 +48,6 @@ class Matching(nn.Module, ABC):
         Raises:
             ValueError: maps or logits that cannot be compared.
         """
-        _check_frames(student.features, teacher.features)
         return self.weight * self.distance(student, teacher)
 
     @abstractmethod
@@ -71,14 +72,15 @@ class FeatureMatching(Matching):
         super().__init__(weight)
 
     def distance(self, student: Taps, teacher: Taps) -> Tensor:
+        _check_frames(student.features, teacher.features)
         if student.features.shape[2] != teacher.features.shape[2]:
             raise ValueError(
                 f"expected last maps of equal channels, came {_describe(student.features)} of the student and "
                 f"{_describe(teacher.features)} of the teacher; for networks of different width take "
                 "`model.init_args.matching: lightning_modules.losses.PositionLogitMatching`"
             )
-        target = teacher.features.detach()
-        return F.mse_loss(resize_maps(student.features, target.shape[-2:]), target)
+        target = _precise(teacher.features.detach())
+        return F.mse_loss(resize_maps(_precise(student.features), target.shape[-2:]), target)
 
     def describe(self, num_classes: int) -> str:
         return f"{self.weight:g} x squared error of the last maps, mean over all elements"
@@ -108,15 +110,16 @@ class LogitMatching(Matching):
                 f"expected equal classes, came logits {tuple(student.shape)} of the student and "
                 f"{tuple(teacher.shape)} of the teacher (`model.init_args.teacher`)"
             )
-        target = (teacher.detach() / self.temperature).log_softmax(dim=-1)
-        found = (student / self.temperature).log_softmax(dim=-1)
+        target = (_precise(teacher.detach()) / self.temperature).log_softmax(dim=-1)
+        found = (_precise(student) / self.temperature).log_softmax(dim=-1)
         return self.temperature**2 * (target.exp() * (target - found)).sum(dim=-1).mean()
 
 
 class PositionLogitMatching(LogitMatching):
-    """Divergence at every position of the last map, each classified by its network's own classifier (Video Swin).
+    """Divergence at every position of the last map, each by its network's own linear classifier (Video Swin).
 
-    The student's logits are up-sampled, which equals classifying up-sampled features: both are linear.
+    Nothing is dropped on the way to it. The student's logits are up-sampled, which equals classifying up-sampled
+    features: both are linear.
 
     Args:
         weight: 0.5 by positions, which the paper's code has as 200 by elements of 400 classes. With T^2 of the paper's
@@ -135,6 +138,7 @@ class PositionLogitMatching(LogitMatching):
         self.reduction = reduction
 
     def distance(self, student: Taps, teacher: Taps) -> Tensor:
+        _check_frames(student.features, teacher.features)
         target = teacher.position_logits
         found = resize_maps(student.position_logits, target.shape[-2:])
         divergence = self.divergence(found.movedim(2, -1), target.movedim(2, -1))
@@ -155,6 +159,7 @@ class FrameLogitMatching(LogitMatching):
     term = "frame_logits"
 
     def distance(self, student: Taps, teacher: Taps) -> Tensor:
+        _check_frames(student.features, teacher.features)
         return self.divergence(student.frame_logits, teacher.frame_logits)
 
     def describe(self, num_classes: int) -> str:
@@ -173,12 +178,9 @@ class ClipLogitMatching(LogitMatching):
         return f"{self.weight:g} x T^2 x KL of clip logits at T = {self.temperature:g}, mean over clips"
 
 
-def resize_maps(maps: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Bilinear, frame by frame: (B, T, C, h, w) -> (B, T, C, *size); as they are where the size is that."""
-    if maps.shape[-2:] == size:
-        return maps
-    frames = F.interpolate(maps.flatten(0, 1), size=tuple(size), mode="bilinear", align_corners=False)
-    return frames.unflatten(0, maps.shape[:2])
+def _precise(values: Tensor) -> Tensor:
+    """float32 at least: what mixed precision has made of logits is too coarse for differences of theirs."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _check_frames(student: Tensor, teacher: Tensor) -> None:

@@ -1,7 +1,6 @@
 """What all networks have in common: depths at which they can be left, and a classifier at their end."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ class Backbone(nn.Module, ABC):
             networks, or frame by frame. Logits are the same, as classifiers are linear.
     """
 
-    pools_time: ClassVar[bool] = False
+    pools_time: bool = False
 
     num_classes: int
     in_channels: int
@@ -38,6 +37,11 @@ class Backbone(nn.Module, ABC):
         Returns:
             (B, T, channels, h, w), the map called ``name``.
         """
+
+    @property
+    @abstractmethod
+    def classifier(self) -> nn.Linear:
+        """The linear layer at the end of the head."""
 
     @abstractmethod
     def forward_head(self, features: Tensor) -> Tensor:

@@ -141,6 +141,11 @@ class ResNet(Backbone):
             return run(maps)
         return run(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
 
+    @property
+    @override
+    def classifier(self) -> nn.Linear:
+        return self.fc
+
     @override
     def forward_head(self, features: Tensor) -> Tensor:
         pooled = self.avgpool(features.flatten(0, 1)).flatten(1)

@@ -4,13 +4,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.networks.backbone import Backbone
 
 
 class Head(Protocol):
     """What is needed of a network beyond its last map; as of ``Backbone``."""
+
+    pools_time: bool
+
+    @property
+    def classifier(self) -> nn.Linear: ...
 
     def forward_head(self, features: Tensor) -> Tensor: ...
 
@@ -36,8 +41,8 @@ class Taps:
 
     @cached_property
     def clip_logits(self) -> Tensor:
-        """(B, num_classes)."""
-        return self.head.classify(self.features)
+        """(B, num_classes); of the same features as the frames' where these are averaged, dropped ones too."""
+        return self.head.classify(self.features) if self.head.pools_time else self.frame_logits.mean(dim=1)
 
     @cached_property
     def frame_logits(self) -> Tensor:
@@ -46,8 +51,5 @@ class Taps:
 
     @cached_property
     def position_logits(self) -> Tensor:
-        """(B, T, num_classes, h, w): every position classified as if it were the whole map."""
-        batch, _, _, height, width = self.features.shape
-        positions = self.features.permute(0, 3, 4, 1, 2).flatten(0, 2)[..., None, None]
-        logits = self.head.forward_head(positions).unflatten(0, (batch, height, width))
-        return logits.permute(0, 3, 4, 1, 2)
+        """(B, T, num_classes, h, w): every position classified as if it were the whole map, without dropout."""
+        return self.head.classifier(self.features.movedim(2, -1)).movedim(-1, 2)

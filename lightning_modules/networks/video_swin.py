@@ -171,6 +171,11 @@ class VideoSwin(Backbone):
             tokens = part(tokens)
         return _to_maps(tokens)
 
+    @property
+    @override
+    def classifier(self) -> nn.Linear:
+        return self.head
+
     @override
     def forward_head(self, features: Tensor) -> Tensor:
         pooled = self.avgpool(features.transpose(1, 2)).flatten(2)

@@ -21,6 +21,8 @@ from seeded_runs import command, spread, write_rows
 LOSSES = "lightning_modules.losses"
 LARGE = "lightning_modules.networks.resnet18"
 SMALL = ("--data.low_resolution.size=56",)
+# Without the analyses of the demo.
+CALLBACKS = "--trainer.callbacks=[{class_path: callbacks.channels_last.ChannelsLast}]"
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Unit:
             f"--seed_everything={self.seed}",
             f"--data.seed={self.seed}",
             f"--data.annotations.init_args.root={self.folder / 'data'}",
+            CALLBACKS,
             *differing,
         )
         if not report.exists():

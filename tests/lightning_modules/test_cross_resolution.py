@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from datamodules.clip import ClipBatch
-from lightning_modules.checkpoints import load_network
+from lightning_modules.checkpoints import TrainedNetwork, load_network
 from lightning_modules.cross_resolution import CrossResolutionModule
 from lightning_modules.frozen_teacher import FrozenTeacher
 from lightning_modules.losses import PositionLogitMatching
-from lightning_modules.networks import resnet10
+from lightning_modules.networks import resnet10, video_swin_t
 from lightning_modules.networks.taps import Taps
 
 CONFIG = {"class_path": "lightning_modules.networks.resnet10", "init_args": {"num_classes": 2, "width": 4}}
@@ -112,6 +112,15 @@ def test_weights_of_the_teacher_never_change_and_statistics_by_policy(tmp_path: 
     assert changed == (set(dict(before.named_buffers())) if norm == "unfrozen" else set())
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_any_precision(tmp_path: Path, teacher: str, precision: Any) -> None:
+    module = make_module(teacher)
+    trainer = make_trainer(tmp_path, max_steps=1, limit_val_batches=0, precision=precision)
+    trainer.fit(module, Clips())
+    expected = by_hand(make_module(teacher).network, teacher, make_batch(0), 100.0).item()
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(expected, rel=0.02)
+
+
 @pytest.mark.parametrize("norm", ["batch-statistics", "unfrozen"])
 def test_statistics_of_the_batch(teacher: str, norm: Any) -> None:
     clip = make_batch(1).streams["iframe_high"]
@@ -166,6 +175,23 @@ class TestRefusals:
     def test_teacher_of_other_classes(self, tmp_path, save_network):
         source = save_network(tmp_path, "iframe", num_classes=3)
         self.refused(tmp_path, make_module(source), r"`model.init_args.teacher`: expected 2 classes, .* came 3")
+
+    def test_teacher_of_another_stream(self, tmp_path, save_network):
+        source = save_network(tmp_path, "residual")
+        message = r"`model.init_args.teacher`: expected a network trained on stream 'iframe' .* came one on 'residual'"
+        self.refused(tmp_path, make_module(source), message)
+
+    def test_teacher_of_several_labels(self, tmp_path, save_network):
+        source = save_network(tmp_path, "iframe", multi_label=True)
+        self.refused(tmp_path, make_module(source), r"`multi_label: False`, came one on 'iframe' with `multi_label: Tr")
+
+    def test_batches_that_a_teacher_does_not_normalise_by(self):
+        network = video_swin_t(2)
+        source = TrainedNetwork(network, {}, "rgb", [], False)
+        with pytest.raises(
+            ValueError, match=r"`model.init_args.teacher_norm: unfrozen`: expected a teacher with Batch"
+        ):
+            FrozenTeacher(source, "unfrozen")
 
     def test_data_without_the_high_view(self, tmp_path, teacher):
         self.refused(tmp_path, make_module(teacher), r"stream 'iframe_high', the data gives", Clips(("iframe",)))

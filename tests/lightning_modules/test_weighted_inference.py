@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -316,12 +316,43 @@ def test_the_fit_chooses_a_threshold_that_its_checkpoint_keeps(tmp_path: Path, e
     assert 0 < expected < 1
     assert trainer.callback_metrics["train/threshold"].item() == pytest.approx(expected)
     path = trainer.checkpoint_callback.best_model_path
+    others = WeightedInferenceModule(None, exits, threshold="chosen", connection="unconnected", **PENALTY)
+    others.on_load_checkpoint(torch.load(path))
+    assert others.exit_threshold != expected, "each connection has its own"
     fresh = WeightedInferenceModule(None, exits, threshold="chosen", **PENALTY)
     predictions = make_trainer(tmp_path).predict(fresh, Clips(), ckpt_path=path, weights_only=True)
     seen = combine(module.exit_logits(make_batch(list(range(40, 46)))), module.weights)
     names = [module.networks.exit_names[place] for place in exit_at(seen, expected).tolist()]
     assert predictions[0].exits == names
     assert len(set(names)) > 1
+
+
+def test_validation_within_the_fit_has_no_threshold_yet(tmp_path: Path, exits: str) -> None:
+    module = WeightedInferenceModule(None, exits, threshold="chosen", **PENALTY)
+    make_trainer(tmp_path, val_check_interval=2, num_sanity_val_steps=1).fit(module, Clips())
+    assert module.chosen.keys() == {"scaled", "unscaled", "unconnected", "divided"}
+
+
+def test_mixed_precision_combines_in_float32(tmp_path: Path, exits: str) -> None:
+    """Thresholds near 1 are finer than bfloat16; outputs are sums of the exits' logits in float32."""
+    trainer = make_trainer(tmp_path, precision="bf16-mixed")
+    trainer.fit(WeightedInferenceModule(None, exits, **PENALTY), Clips())
+    module = WeightedInferenceModule(None, exits, threshold=0.9999, **PENALTY)
+    seen: list[Any] = []
+
+    class Watch(Callback):
+        def on_test_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
+            seen.append(outputs)
+
+    path = trainer.checkpoint_callback.best_model_path
+    tester = make_trainer(tmp_path, precision="bf16-mixed", callbacks=[Watch()])
+    tester.test(module, Clips(), ckpt_path=path, verbose=False)
+    for outputs in seen:
+        combined = torch.einsum("jk,knc->jnc", module.weights.double(), outputs.exit_logits.double())
+        assert outputs.logits.dtype == torch.float32
+        torch.testing.assert_close(
+            outputs.logits.double(), take(combined, exit_at(combined, 0.9999)), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_a_threshold_that_nobody_chose_is_refused(tmp_path: Path, exits: str) -> None:

@@ -13,8 +13,8 @@ from lightning_modules.losses import (
     Matching,
     PositionLogitMatching,
 )
-from lightning_modules.losses.matching import resize_maps
 from lightning_modules.networks import resnet10, video_swin_t
+from lightning_modules.networks.resize import resize_maps
 from lightning_modules.networks.taps import Taps
 
 CLASSES = 3
@@ -38,11 +38,16 @@ def interpolated(rows: list[list[float]], height: int, width: int) -> list[list[
 
 
 class LinearHead:
+    pools_time = False
+
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
 
+    def classifier(self, features: Tensor) -> Tensor:
+        return features @ self.weight + 0.3
+
     def forward_head(self, features: Tensor) -> Tensor:
-        return features.mean((-2, -1)) @ self.weight + 0.3
+        return self.classifier(features.mean((-2, -1)))
 
     def classify(self, features: Tensor) -> Tensor:
         return self.forward_head(features).mean(1)
@@ -102,9 +107,10 @@ def test_positions_equal_the_divergence_at_each_of_them(student: Taps, teacher: 
     assert loss(student, teacher).item() == pytest.approx(2 * expected, rel=1e-10)
 
 
-def test_upsampled_logits_are_those_of_upsampled_features() -> None:
-    """On a real head, to 1e-6."""
-    network = resnet10(5, 3, width=4).eval()
+@pytest.mark.parametrize("training", [False, True])
+def test_upsampled_logits_are_those_of_upsampled_features(training: bool) -> None:
+    """On a real head, to 1e-6, though features are dropped in training."""
+    network = resnet10(5, 3, width=4, dropout=0.5).train(training)
     own = Taps.of(network, torch.randn(2, 3, 3, 64, 64))
     up = Taps(resize_maps(own.features, (7, 7)), network)
     torch.testing.assert_close(resize_maps(own.position_logits, (7, 7)), up.position_logits, rtol=0, atol=1e-6)
@@ -138,6 +144,32 @@ def test_gradients_reach_the_student_alone(matching: Matching, student: Taps, te
     assert teacher.features.grad is None
 
 
+def test_frames_and_clips_see_the_same_features_dropped() -> None:
+    network = resnet10(5, 3, width=4, dropout=0.5).train()
+    own = Taps.of(network, torch.randn(2, 3, 3, 64, 64))
+    assert torch.equal(own.frame_logits.mean(1), own.clip_logits)
+
+
+@pytest.mark.parametrize(
+    "matching", [FeatureMatching(), PositionLogitMatching(), FrameLogitMatching(), ClipLogitMatching()]
+)
+def test_mixed_precision_takes_differences_in_float32(matching: Matching) -> None:
+    """A teacher that differs by little: in bfloat16 the divergence would be many times too large, or negative."""
+    random = torch.Generator().manual_seed(5)
+    head = LinearHead(20 * torch.randn(4, CLASSES, generator=random).bfloat16())
+    features = torch.randn(2, 3, 4, 5, 4, generator=random).bfloat16()
+    close = (features.float() + 0.01 * torch.randn(features.shape, generator=random)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        came = matching(Taps(features, head), Taps(close, head))
+    exact = [Taps(maps.double(), head) for maps in (features, close)]
+    for taps in exact:  # the logits of mixed precision, from which everything is exact
+        for name in ("clip_logits", "frame_logits", "position_logits"):
+            taps.__dict__[name] = getattr(Taps(taps.features.bfloat16(), head), name).double()
+    expected = matching(*exact)
+    assert came.dtype == torch.float32
+    assert came.item() == pytest.approx(expected.item(), rel=1e-3)
+
+
 def test_other_channels_are_refused_with_both_grids(teacher: Taps) -> None:
     other = taps(2, 3, 6, 2, 3, seed=2)
     message = (
@@ -149,8 +181,11 @@ def test_other_channels_are_refused_with_both_grids(teacher: Taps) -> None:
 
 
 def test_other_frames_are_refused(teacher: Taps) -> None:
-    with pytest.raises(ValueError, match=r"2 clips x 2 frames .* 2 clips x 3 frames .* as many frames"):
-        PositionLogitMatching()(taps(2, 2, 4, 2, 3, seed=2), teacher)
+    other = taps(2, 2, 4, 2, 3, seed=2)
+    for matching in (FeatureMatching(), PositionLogitMatching(), FrameLogitMatching()):
+        with pytest.raises(ValueError, match=r"2 clips x 2 frames .* 2 clips x 3 frames .* as many frames"):
+            matching(other, teacher)
+    assert ClipLogitMatching()(other, teacher).isfinite(), "clips may be compared"
 
 
 def test_the_effective_weight_is_told() -> None:
