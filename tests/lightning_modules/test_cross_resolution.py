@@ -245,21 +245,3 @@ def test_a_student_is_a_backbone_of_progressive_distillation(
         results.append(json.loads((tmp_path / "wise" / "test.json").read_text())["metrics"])
     for key, value in results[1].items():
         assert results[0][key] == pytest.approx(value, abs=1e-6), key
-
-
-@pytest.mark.parametrize("norm", ["eval", "unfrozen"])
-def test_a_resumed_run_is_an_undisturbed_one(
-    tiny_config: Path, tmp_path: Path, save_network: Callable[..., str], streamkd: Callable[..., int | None], norm: str
-) -> None:
-    config = yaml.safe_load(tiny_config.read_text())
-    options = config["model"]["init_args"]
-    options |= {"stream": "iframe", "teacher": save_network(tmp_path, "iframe"), "teacher_norm": norm}
-    config["model"]["class_path"] = "lightning_modules.cross_resolution.CrossResolutionModule"
-    config["data"]["init_args"] |= {"streams": ["iframe"], "low_resolution": {"size": 16}}
-    tiny_config.write_text(yaml.safe_dump(config))
-    assert streamkd("fit", "--config", tiny_config, "--trainer.max_epochs", 1) == 0
-    assert streamkd("fit", "--config", tiny_config) == 0
-    assert streamkd("fit", "--config", tiny_config, "--run_dir", tmp_path / "undisturbed") == 0
-    ours, theirs = (torch.load(tmp_path / name / "checkpoints/last.ckpt") for name in ("run", "undisturbed"))
-    assert ours["epoch"] == 1
-    torch.testing.assert_close(ours["state_dict"], theirs["state_dict"], rtol=0, atol=0)

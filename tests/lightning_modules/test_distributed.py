@@ -151,6 +151,29 @@ def test_one_rank_and_two_distil_alike_at_equal_global_batch(
     torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_one_rank_and_two_learn_alike_from_a_teacher(
+    tiny_config: Path, tmp_path: Path, save_network: Callable[..., str]
+) -> None:
+    """At equal global batch, with the student's BatchNorm in eval."""
+    config = yaml.safe_load(tiny_config.read_text())
+    config["model"]["class_path"] = "lightning_modules.cross_resolution.CrossResolutionModule"
+    matching = {"class_path": "lightning_modules.losses.FeatureMatching", "init_args": {"weight": 1.0}}
+    teacher = save_network(tmp_path, "iframe")
+    config["model"]["init_args"] |= {"stream": "iframe", "teacher": teacher, "matching": matching}
+    config["data"]["init_args"] |= {"streams": ["iframe"], "low_resolution": {"size": 16}}
+    tiny_config.write_text(yaml.safe_dump(config))
+    alike = ("--model.init_args.network.init_args.dropout", 0, "--model.init_args.freeze_batch_norm", "true")
+    # From rounding that SGD keeps small; Adam would turn the signs of the smallest gradients into steps.
+    sgd = ("--model.init_args.optimizer", '{"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}')
+    for name, ranks, batch_size in (("one", (), 2), ("two", TWO_RANKS, 1)):
+        options = ("--run_dir", tmp_path / name, "--data.init_args.batch_size", batch_size)
+        run("fit", "--config", tiny_config, *alike, *sgd, *ranks, *options)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(value.isfinite().all() for value in one.values())
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+
+
 def test_a_missing_teacher_is_named_before_other_ranks_start(
     tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

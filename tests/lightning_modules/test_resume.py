@@ -171,3 +171,23 @@ def test_distillation_killed_at_every_event_ends_with_the_same_exits(
     undisturbed = run_with_kill("undisturbed", changes=distillation)
     for at in range(len(undisturbed["events"])):
         assert_same(run_with_kill(f"killed at {at}", at, changes=distillation), undisturbed)
+
+
+@pytest.mark.parametrize("norm", ["batch-statistics", "unfrozen"])
+def test_a_student_killed_within_an_epoch_ends_with_the_same_weights(
+    run_with_kill: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    save_network: Callable[..., str],
+    tiny_config: Path,
+    norm: str,
+) -> None:
+    """Of a teacher, whose statistics may drift but do not count, a checkpoint keeps nothing."""
+    config = yaml.safe_load(tiny_config.read_text())
+    options = {"stream": "iframe", "teacher": save_network(tmp_path, "iframe"), "teacher_norm": norm}
+    config["model"]["class_path"] = "lightning_modules.cross_resolution.CrossResolutionModule"
+    config["model"]["init_args"] |= options
+    config["data"]["init_args"] |= {"streams": ["iframe"], "low_resolution": {"size": 16}}
+    changes = {section: config[section] for section in ("model", "data")}
+    undisturbed = run_with_kill("undisturbed", changes=changes)
+    middle = [i for i, event in enumerate(undisturbed["events"]) if event == "batch start"][3]
+    assert_same(run_with_kill("killed", middle, changes=changes), undisturbed)
