@@ -53,11 +53,11 @@ runs/demo/report.html: $(TESTED:%=runs/demo/%/test.json) runs/demo/fusion/predic
 demo-figures: $(VENV)/.installed ## the demo over 3 seeds, with the I-frame network at 56 pixels too (25 minutes)
 	$(BIN)/python tests/benchmarks/demo_figures.py
 
-demo-study: $(VENV)/.installed ## every distillation beside its baselines, 3 seeds, after demo-figures
+demo-study: demo-figures ## every distillation beside its baselines, 3 seeds
 	$(BIN)/python tests/benchmarks/distillation_study.py demo --curvature cross-entropy progressive
 	$(BIN)/python tests/benchmarks/resolution_study.py
 
-ut-interaction-study: $(VENV)/.installed ## the same on UT-Interaction, 5 folds, after ut-interaction-figures
+ut-interaction-study: ut-interaction-figures ## the same on UT-Interaction, 5 folds
 	$(BIN)/python tests/benchmarks/distillation_study.py ut_interaction --root $(UT_INTERACTION)
 
 ut-interaction-figures: $(VENV)/.installed ## 60 real clips, 5 folds, 3 seeds (55 minutes at most); their folder: UT_INTERACTION

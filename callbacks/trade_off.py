@@ -33,8 +33,9 @@ class TradeOff(pl.Callback):
     """Sweeps the threshold of a `WeightedInferenceModule` over the test split that `test` has read anyway.
 
     Writes into the run directory `trade_off.json`, `trade_off.csv` (accuracy, multiply-adds and seconds of a video and
-    the fraction that leaves at each exit, by threshold) and `trade_off.png`. The threshold to use is chosen on the
-    validation split, which is read for that as the test split is, and only then applied to the test split.
+    the fraction that leaves at each exit, by threshold) and `trade_off.png`. As the fit chooses a
+    threshold on its videos, so here one is chosen on the validation split, by the module's `max_loss`; the split is
+    read for that as the test split is.
 
     Seconds are of lazy inference in this process, decoding and the index of the file included: videos of the test
     split go through all exits in batches of the test, those of single networks from their own streams alone. Each step
@@ -48,14 +49,12 @@ class TradeOff(pl.Callback):
     zero measures while the others wait.
 
     Args:
-        max_loss: points (hundredths) of validation accuracy that the choice of a threshold may lose.
         timed_videos: on which seconds are measured, spread evenly over the test split; 0: they are not.
     """
 
-    def __init__(self, *, max_loss: float = 0.5, timed_videos: int = 96) -> None:
-        if not max_loss >= 0 or timed_videos < 0:
-            raise ValueError(f"expected `max_loss` and `timed_videos` >= 0, came {max_loss} and {timed_videos}")
-        self.max_loss = max_loss
+    def __init__(self, *, timed_videos: int = 96) -> None:
+        if timed_videos < 0:
+            raise ValueError(f"expected `timed_videos` >= 0, came {timed_videos}")
         self.timed_videos = timed_videos
         self._parts: list[SplitEvaluation] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -119,8 +118,8 @@ class TradeOff(pl.Callback):
             num_videos=len(test),
             timed_videos=len(timer),
             timed_batch=timer.batch_size,
-            max_loss=self.max_loss,
-            chosen=choose_threshold(points["val"], self.max_loss) if points["val"] else None,
+            max_loss=module.max_loss,
+            chosen=choose_threshold(points["val"], module.max_loss) if points["val"] else None,
             validation=points["val"],
             test=points["test"],
             networks=self._single_networks(timer, module.networks, test),

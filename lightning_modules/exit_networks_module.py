@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from torch import Tensor
 from typing_extensions import override
 
 from lightning_modules.agreement import check_classes, check_streams
+from lightning_modules.analysis.loss_surface import cross_entropy
+from lightning_modules.analysis.target import AnalysisTarget
 from lightning_modules.exit_networks import STATE, ExitNetworks
+from lightning_modules.networks.early_exit import EarlyExitNetwork
 
 
 class ExitNetworksModule(LightningModule):
@@ -47,6 +51,20 @@ class ExitNetworksModule(LightningModule):
         """Take over networks with exits; subclasses make what depends on them."""
         self.exit_networks = exit_networks
         self.networks = exit_networks.networks
+
+    def analysis_targets(self) -> dict[str, AnalysisTarget]:
+        """What ``callbacks.flatness`` and ``callbacks.visual_explanations`` analyse, by stream.
+
+        Each network, and ``<stream>/exits``: its internal classifiers. Their losses are those of the labels.
+        """
+        targets = {}
+        for stream, network in self.networks.networks.items():
+            assert isinstance(network, EarlyExitNetwork)
+            targets[stream] = AnalysisTarget(network.backbone, stream)
+            classifiers = [name for name, _ in network.named_parameters() if name.startswith("classifiers.")]
+            if classifiers:
+                targets[f"{stream}/exits"] = AnalysisTarget(network, stream, classifiers, loss=_internal_cross_entropy)
+        return targets
 
     @override
     def setup(self, stage: str) -> None:
@@ -89,3 +107,8 @@ class ExitNetworksModule(LightningModule):
         check_streams(datamodule, self.networks.networks)
         if not self.trainer.predicting:  # the videos may be of any class then
             check_classes(datamodule, self.networks.num_classes, self.exit_networks.classes)
+
+
+def _internal_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the internal classifiers among exits (B, K, num_classes), of which the network's own is the last."""
+    return cross_entropy(logits[:, :-1], labels)

@@ -16,14 +16,12 @@ from typing_extensions import override
 
 from datamodules.clip import ClipBatch
 from lightning_modules.agreement import check_labelled
-from lightning_modules.analysis.loss_surface import cross_entropy
-from lightning_modules.analysis.target import AnalysisTarget
 from lightning_modules.exit_networks import ExitNetworks, Layouts, attach_exits, exit_logits
 from lightning_modules.exit_networks_module import ExitNetworksModule
 from lightning_modules.hyper_parameters import live_arguments
 from lightning_modules.losses import SoftTargetLoss, hard_label_cross_entropy
 from lightning_modules.metrics import AccuracyPerExit, hard_labels
-from lightning_modules.networks.early_exit import FINAL, EarlyExitNetwork
+from lightning_modules.networks.early_exit import FINAL
 from lightning_modules.parameter_rules import ParameterRule, build_optimizer, build_scheduler, with_schedule
 
 OWN, LABELS = "own", "labels"
@@ -121,19 +119,6 @@ class ProgressiveDistillationModule(ExitNetworksModule):
         streams = [name.split("/")[0] if self.teacher == OWN else self.teacher for name in students]
         return [names.index(f"{stream}/{FINAL}") for stream in streams]
 
-    def analysis_targets(self) -> dict[str, AnalysisTarget]:
-        """What ``callbacks.flatness`` and ``callbacks.visual_explanations`` analyse, by stream.
-
-        Each network, and ``<stream>/exits``: its internal classifiers. Their losses are those of the labels.
-        """
-        targets = {}
-        for stream, network in self.networks.networks.items():
-            assert isinstance(network, EarlyExitNetwork)
-            targets[stream] = AnalysisTarget(network.backbone, stream)
-            classifiers = [name for name, _ in network.named_parameters() if name.startswith("classifiers.")]
-            targets[f"{stream}/exits"] = AnalysisTarget(network, stream, classifiers, loss=_internal_cross_entropy)
-        return targets
-
     @override
     def read_sources(self) -> ExitNetworks:
         return attach_exits(self.sources, self.layouts)
@@ -228,8 +213,3 @@ class ProgressiveDistillationModule(ExitNetworksModule):
             self.log(f"{split}/{name}", value, prog_bar=name == "top1", sync_dist=True)
         self.accuracies.reset()
         self.mean_loss.reset()
-
-
-def _internal_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the internal classifiers among exits (B, K, num_classes), of which the network's own is the last."""
-    return cross_entropy(logits[:, :-1], labels)

@@ -84,7 +84,8 @@ def expected_of(answers: list[tuple[list[list[float]], int]], threshold: float) 
 
 
 def test_sweep_of_both_splits(module: WeightedInferenceModule, tiny_videos: Path, tmp_path: Path, capsys: Any) -> None:
-    trainer_for(tmp_path, TradeOff(max_loss=10.0, timed_videos=4)).test(module, data_of(tiny_videos), verbose=False)
+    module.max_loss = 10.0
+    trainer_for(tmp_path, TradeOff(timed_videos=4)).test(module, data_of(tiny_videos), verbose=False)
     measured = MeasuredTradeOff.from_record(json.loads((tmp_path / "trade_off.json").read_text()))
 
     clips = {stream: torch.zeros(1, TEST_SEGMENTS, channels, 24, 24) for stream, channels in CHANNELS.items()}
@@ -150,7 +151,7 @@ def test_a_lazy_test_leaves_the_files_alone(module: WeightedInferenceModule, tin
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="`max_loss`"):
-        TradeOff(max_loss=-1)
+    with pytest.raises(ValueError, match="`timed_videos`"):
+        TradeOff(timed_videos=-1)
     with pytest.raises(ValueError, match=r"came LightningModule; take it out of `trainer.callbacks`"):
         TradeOff().setup(Trainer(logger=False), LightningModule(), "test")
