@@ -199,7 +199,7 @@ def test_positions_weigh_twice_their_divergence() -> None:
     given = options(SWIN, "reskd", "model")["matching"]
     assert given["init_args"] == {"weight": 200, "temperature": 2, "reduction": "elements"}
     matching = getattr(losses, given["class_path"].rpartition(".")[2])(**given["init_args"])
-    head: Any = SimpleNamespace(forward_head=lambda maps: maps.mean((3, 4)))
+    head: Any = SimpleNamespace(classifier=lambda features: features)
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 2, 3, 400, 2, 2, dtype=torch.float64).unbind()
     p, q = (logits.div(2).softmax(2) for logits in (teacher, student))

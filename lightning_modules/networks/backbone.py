@@ -39,9 +39,9 @@ class Backbone(nn.Module, ABC):
         """
 
     @property
-    @abstractmethod
     def classifier(self) -> nn.Linear:
-        """The linear layer at the end of the head."""
+        """The linear layer at the end of the head, for whoever classifies single positions of the last map."""
+        raise NotImplementedError(f"{type(self).__name__} declares no `classifier`")
 
     @abstractmethod
     def forward_head(self, features: Tensor) -> Tensor:
