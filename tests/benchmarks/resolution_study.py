@@ -19,6 +19,8 @@ from rich.table import Table
 from seeded_runs import command, spread, write_rows
 
 LOSSES = "lightning_modules.losses"
+# Of 100, the paper's, and 1 the better on the validation split of seed 0.
+FEATURES = 1.0
 LARGE = "lightning_modules.networks.resnet18"
 SMALL = ("--data.low_resolution.size=56",)
 # Without the analyses of the demo.
@@ -67,9 +69,9 @@ STUDENTS = {
     "clip logits": Student("large-high", "ClipLogitMatching", 1.0, "5"),
     "frame logits": Student("large-high", "FrameLogitMatching", 1.0, "5"),
     "position logits": Student("large-high", "PositionLogitMatching", 0.5, "5"),
-    "features (ResKD)": Student("large-high", "FeatureMatching", 100.0, "5, 6"),
-    "model only": Student("large-low", "FeatureMatching", 100.0, "6"),
-    "resolution only": Student("same-high", "FeatureMatching", 100.0, "6"),
+    "features (ResKD)": Student("large-high", "FeatureMatching", FEATURES, "5, 6"),
+    "model only": Student("large-low", "FeatureMatching", FEATURES, "6"),
+    "resolution only": Student("same-high", "FeatureMatching", FEATURES, "6"),
 }
 
 
