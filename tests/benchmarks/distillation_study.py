@@ -225,7 +225,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("subject", choices=SUBJECTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", choices=TEACHERS, default=list(TEACHERS))
+    parser.add_argument(
+        "--methods", nargs="+", choices=TEACHERS, default=["cross-entropy", "single teacher", "progressive"]
+    )
     parser.add_argument("--curvature", nargs="*", choices=TEACHERS, default=[], help="methods to measure flatness of")
     parser.add_argument("--folder", type=Path, help="of the networks' runs")
     parser.add_argument("--root", type=Path, help="of the data")
