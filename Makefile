@@ -7,6 +7,7 @@ UT_INTERACTION ?= data/ut_interaction
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-resolution
 .NOTPARALLEL:
+.SECONDARY:
 
 # The demo: every step is a command that a user could type, and is left out where its result is there.
 STREAMS := mv residual iframe
@@ -23,7 +24,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 
 install: $(VENV)/.installed ## make the virtual environment
 
-demo: runs/demo/report.html ## make data, train three streams, fuse them, predict, report (11 minutes on 2 cores)
+demo: runs/demo/report.html ## make data, train, distil, combine, predict, report (16 minutes on 2 cores)
 	@echo
 	@echo "The report is in $(abspath $<)"
 
