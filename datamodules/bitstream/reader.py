@@ -291,8 +291,8 @@ class CompressedVideo:
         try:
             pictures = self._picture_source().read(first, behind)
             for frame in self._decoder(vectors_only).decode(pictures, places):
-                if frame.pts is None or not start <= frame.pts < start + count:
-                    continue  # leads up to this GOP
+                if position == count or frame.pts is None or not start <= frame.pts < start + count:
+                    continue  # leads up to this GOP, or is one more of a frame that came before
                 self._check_frame(frame, gop, position)
                 yield position, frame
                 position += 1

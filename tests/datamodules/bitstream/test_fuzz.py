@@ -362,6 +362,16 @@ def test_damaged_files_are_read_or_refused(tmp_path, codec, b_frames, suffix, nu
     assert end["MiB"] - warm["MiB"] < 64
 
 
+def test_a_frame_that_comes_once_more_is_passed_over(tmp_path: Path) -> None:
+    """On such an input skipping damage went on for ever: the only frame of a GOP is intact, and comes twice."""
+    seed = make_seed("libx264", 2, "avi")
+    mutations, data = damaged(seed, 346)
+    assert "repeat" in mutations
+    path = tmp_path / "clip.avi"
+    path.write_bytes(data)
+    read_about(path, 346)
+
+
 def assert_intact_is_read(seed: Seed, folder: Path) -> None:
     """Also compiles, so that no child has to."""
     path = folder / f"intact.{seed.suffix}"
