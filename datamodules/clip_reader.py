@@ -17,7 +17,7 @@ from datamodules.flow_cache import FlowSettings, Place, load_or_fill
 from datamodules.low_resolution import LowResolution
 from datamodules.sampling import FrameSampler, frame_to_gop, motion_frame
 from datamodules.stream_views import StreamView, views_of
-from datamodules.transforms import STREAM_FORMATS, Geometry, PixelCrop, RandomCrops, cut_view, fixed_crops
+from datamodules.transforms import Geometry, PixelCrop, RandomCrops, cut_view, fixed_crops, is_motion, parts_of
 from datamodules.video_source import VideoSource
 
 Reference = Literal["iframe", "previous"]
@@ -115,9 +115,14 @@ class ClipReader:
         return views_of(self.sizes, self.low, self.pixel_crop)
 
     @property
+    def streams(self) -> tuple[str, ...]:
+        """What is decoded, see `Frames`."""
+        return parts_of(*self.sizes)
+
+    @property
     def motion(self) -> bool:
         """Whether any stream exists for P-frames alone."""
-        return any(STREAM_FORMATS[stream].is_motion for stream in self.sizes)
+        return any(map(is_motion, self.sizes))
 
     @property
     def num_views(self) -> int:
@@ -143,7 +148,7 @@ class ClipReader:
         """The same reader for no other streams than those that these views are of."""
         streams = {self.views[name].stream for name in names}
         sizes = {stream: size for stream, size in self.sizes.items() if stream in streams}
-        return replace(self, sizes=sizes, source=replace(self.source, streams=tuple(sizes)))
+        return replace(self, sizes=sizes, source=replace(self.source, streams=parts_of(*sizes)))
 
     def read(self, path: str, rng: np.random.Generator | None = None) -> "Views":
         """The views of the video at `path`.
@@ -169,28 +174,33 @@ class ClipReader:
         clips = [[self._place(int(frame), video) for frame in clip] for clip in frames]
         return ClipPlan(path, video, clips, self._geometries(rng, landscape=upright[1] >= upright[0]))
 
-    def collect(self, plan: ClipPlan) -> dict[Place, Frames]:
-        """Upright frames of all streams by place, those of each GOP from one decode; flow from its cache if it has one.
+    def collect(self, plan: ClipPlan, streams: Collection[str] | None = None) -> dict[Place, Frames]:
+        """Upright frames by place, those of each GOP from one decode; flow from its cache if it has one.
+
+        Args:
+            plan: what to read.
+            streams: some of `self.streams`; None: all.
 
         Raises:
             UnreadableVideoError: the video cannot be decoded, or its flow is to be in the cache and is not.
             ModuleNotFoundError: flow has to be computed, and OpenCV is not there.
         """
-        stored = self._stored_flow(plan) if "flow" in self.sizes else None
-        decoded = [stream for stream in self.sizes if stream != "flow" or stored is None]
+        streams = self.streams if streams is None else streams
+        stored = self._stored_flow(plan) if "flow" in streams else None
+        decoded = [stream for stream in streams if stream != "flow" or stored is None]
         return plan.collect(partial(self._read_gop, plan.video, decoded, stored or {}))
 
     def cut(self, name: str, frames: dict[Place, Frames], plan: ClipPlan) -> Tensor:
         """One view, or the one it is made from, (V, T, C, S, S) uint8, of the upright frames at a plan's places."""
         view = self.views[self.views[name].made_from or name]
+        parts = [self._cut_part(part, view, frames, plan) for part in parts_of(view.stream)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def _cut_part(self, stream: str, view: StreamView, frames: dict[Place, Frames], plan: ClipPlan) -> Tensor:
         options = {"rescale_vectors": self.rescale_vectors, "antialias": view.antialias}
-        arrays = [[getattr(frames[place], view.stream) for place in clip] for clip in plan.clips]
+        arrays = [[getattr(frames[place], stream) for place in clip] for clip in plan.clips]
         return torch.stack(
-            [
-                cut_view(view.stream, clip, geometry, view.size, **options)
-                for clip in arrays
-                for geometry in plan.geometries
-            ]
+            [cut_view(stream, clip, geometry, view.size, **options) for clip in arrays for geometry in plan.geometries]
         )
 
     def _open(self, path: str) -> Video:
@@ -215,7 +225,7 @@ class ClipReader:
         if self.motion:
             return motion_frame(frame, video.gops)
         gop, position = frame_to_gop(frame, video.gops)
-        return gop, position if "rgb" in self.sizes else 0
+        return gop, position if "rgb" in self.streams else 0
 
     def _stored_flow(self, plan: ClipPlan) -> dict[Place, np.ndarray] | None:
         assert isinstance(plan.video, CompressedVideo)  # others have no flow

@@ -18,7 +18,7 @@ from datamodules.clip_reader import ClipReader, Colorspace, Reference
 from datamodules.flow_cache import FlowSettings
 from datamodules.flow_cost import cost_of_uncached_flow
 from datamodules.option_checks import check_choice, check_counts
-from datamodules.transforms import STREAM_FORMATS
+from datamodules.transforms import JOINT, STREAM_FORMATS, parts_of
 from datamodules.video_data_module import VideoDataModule
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ class CompressedVideoDataModule(VideoDataModule):
     Args:
         annotations: which videos there are and what they show; not needed to predict.
         streams: any of "iframe", "mv", "residual", "rgb" (plain frames), "flow" (optical flow, of the same motion
-            and at the same places as "mv"; needs the extra `flow`).
+            and at the same places as "mv"; needs the extra `flow`); or several joined by "+" as channels of one stream
+            for one network: "mv+residual", all that P-frames hold.
         num_segments: T, frames per clip.
         size: side of the network's input in pixels, for all streams or for each; its short side with `pixel_crop`; of
             the larger view with `low_resolution`.
@@ -76,7 +77,7 @@ class CompressedVideoDataModule(VideoDataModule):
     @override
     def _dataset(self, split: str, reader: ClipReader, **options: Any) -> ClipDataset:
         dataset = super()._dataset(split, reader, **options)
-        if "flow" in reader.sizes:
+        if "flow" in reader.streams:
             self._prepare_flow(dataset)
         return dataset
 
@@ -102,7 +103,10 @@ def _sizes(streams: Sequence[str], size: int | dict[str, int]) -> dict[str, int]
     if isinstance(streams, str) or not streams or len(set(streams)) != len(streams):
         raise ValueError(f"streams: expected a list of different stream names, got {streams!r}")
     for stream in streams:
-        check_choice("streams", stream, STREAM_FORMATS)
+        for part in parts_of(stream):
+            check_choice("streams", part, STREAM_FORMATS)
+        if len(parts_of(stream)) <= stream.count(JOINT):
+            raise ValueError(f"streams: expected different streams joined by {JOINT!r}, got {stream!r}")
     missing = [stream for stream in streams if isinstance(size, dict) and stream not in size]
     if missing:
         raise ValueError(f"size: expected an entry for each of {', '.join(streams)}, got {size}")

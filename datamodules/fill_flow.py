@@ -47,7 +47,7 @@ def fill_flow(reader: ClipReader, paths: Sequence[str], *, num_workers: int | No
         ModuleNotFoundError: OpenCV is not there.
         OSError: the cache cannot be written.
     """
-    if "flow" not in reader.sizes:
+    if "flow" not in reader.streams:
         raise ValueError(f"data.streams: expected flow among them, got {', '.join(reader.sizes)}")
     if reader.flow.cache is None:
         raise ValueError("data.flow.cache: expected the folder to keep optical flow in, got none")

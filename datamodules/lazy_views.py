@@ -11,8 +11,9 @@ take 16 to 28 % of a prefix: asked for first, they pay once that many videos lea
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -25,6 +26,7 @@ from datamodules.clip import Failure
 from datamodules.clip_dataset import failure_of
 from datamodules.clip_reader import ClipPlan, ClipReader
 from datamodules.flow_cache import Place
+from datamodules.transforms import parts_of
 
 _FROM_PIXELS: set[Stream] = {"residual", "rgb", "flow"}  # of P-frames
 
@@ -69,17 +71,20 @@ class LazyViews:
         self._shared.clear()
 
     def _frames_of(self, name: str) -> dict[Place, Frames]:
-        """What a view is cut out of; kept for other views of the same stream that were not asked for yet."""
-        stream = self._stream_of(name)
-        frames = self._shared.pop(stream, None) or self._collect(stream)
+        """What a view is cut out of; kept for other views of the same streams that were not asked for yet."""
+        streams = self._streams_of(name)
+        for stream in streams:
+            if stream not in self._shared:
+                self._shared[stream] = self._collect(stream)
+        found = _merged({stream: self._shared[stream] for stream in streams})
         self._waiting.discard(name)
-        if stream in self._streams_waiting():
-            self._shared[stream] = frames
-        return frames
+        for stream in set(streams) - self._streams_waiting():
+            del self._shared[stream]
+        return found
 
     def _collect(self, stream: Stream) -> dict[Place, Frames]:
         if self._is_stored(stream):
-            return self._reader.narrowed([stream]).collect(self._plan)
+            return self._reader.collect(self._plan, [stream])
         return self._plan.collect(partial(self._read_gop, stream))
 
     def _is_stored(self, stream: Stream) -> bool:
@@ -102,10 +107,10 @@ class LazyViews:
         return wanted if wanted & _FROM_PIXELS else {stream}
 
     def _streams_waiting(self) -> set[Stream]:
-        return {self._stream_of(name) for name in self._waiting}
+        return {stream for name in self._waiting for stream in self._streams_of(name)}
 
-    def _stream_of(self, name: str) -> Stream:
-        return cast(Stream, self._reader.views[name].stream)
+    def _streams_of(self, name: str) -> tuple[Stream, ...]:
+        return cast(tuple[Stream, ...], parts_of(self._reader.views[name].stream))
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -114,3 +119,14 @@ class LazyViews:
             yield
         finally:
             setattr(self, name, getattr(self, name) + time.perf_counter() - began)
+
+
+def _merged(frames: Mapping[Stream, dict[Place, Frames]]) -> dict[Place, Frames]:
+    """By place the frames of several streams, each read by itself."""
+    first, *others = frames.values()
+    if not others:
+        return first
+    return {
+        place: replace(at, **{stream: getattr(frames[stream][place], stream) for stream in frames})
+        for place, at in first.items()
+    }

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from datamodules.clip import ClipBatch
 from datamodules.low_resolution import LowResolution
-from datamodules.transforms import STREAM_FORMATS, Geometry, PixelCrop, normalise
+from datamodules.transforms import Geometry, PixelCrop, is_motion, normalise, num_channels
 
 HIGH = "_high"  # behind a stream's name: the larger of its two views
 
@@ -23,7 +23,7 @@ class StreamView:
     """One view of a stream.
 
     Args:
-        stream: what it shows, a name in `STREAM_FORMATS`.
+        stream: what it shows, a name in `STREAM_FORMATS`, or several joined by "+".
         size: S, its side, or with `pixels` its short side.
         pixels: the crop of absolute size that it shows, where there is one.
         antialias: whether it is shrunk with antialiasing.
@@ -39,7 +39,7 @@ class StreamView:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) as a network sees it."""
-        return STREAM_FORMATS[self.stream].channels, *Geometry(pixels=self.pixels).view_size(self.size)
+        return num_channels(self.stream), *Geometry(pixels=self.pixels).view_size(self.size)
 
     def shrink(self, clips: Tensor) -> Tensor:
         """Bilinear, corners not aligned: (..., T, C, H, W) float32 of `made_from` -> (..., T, *shape) float32."""
@@ -61,7 +61,7 @@ def views_of(
     views = {}
     for stream, size in sizes.items():
         whole = StreamView(stream, size, pixels)
-        if low is None or STREAM_FORMATS[stream].is_motion:
+        if low is None or is_motion(stream):
             views[stream] = whole
         else:
             made_from = stream + HIGH if low.made_from == "tensor" else None

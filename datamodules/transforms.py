@@ -9,7 +9,8 @@ quantised, so that 0 stays 0 and nothing overflows, and the crop is resized afte
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import cache
+from itertools import chain, product
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _MV_BOUND = 20  # pixels that 127.5 grey levels stand for
 _CENTRE = 0.5
+JOINT = "+"  # between streams that go to one network channel by channel: "mv+residual"
 
 CropOffsets = Literal["fixed", "random"]
 # Corners and centre, then TSN's eight further ones: (x, y) as fractions of the room that a crop has.
@@ -178,7 +180,6 @@ class StreamFormat:
     """How a stream goes to the network.
 
     Args:
-        channels: C.
         quantise: what the reader gives to uint8.
         mean: per channel, of the uint8 values / 255.
         std: as `mean`.
@@ -186,7 +187,6 @@ class StreamFormat:
         is_vector: whether its values are (x, y) in pixels, which a flip mirrors and a resize may scale.
     """
 
-    channels: int
     quantise: Callable[[np.ndarray], np.ndarray]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -195,12 +195,28 @@ class StreamFormat:
 
 
 STREAM_FORMATS: dict[str, StreamFormat] = {
-    "iframe": StreamFormat(3, keep_pixels, _IMAGENET_MEAN, _IMAGENET_STD),
-    "rgb": StreamFormat(3, keep_pixels, _IMAGENET_MEAN, _IMAGENET_STD),
-    "mv": StreamFormat(2, quantise_vectors, (0.5, 0.5), (1.0, 1.0), is_motion=True, is_vector=True),
-    "residual": StreamFormat(3, quantise_residual, (0.5, 0.5, 0.5), _IMAGENET_STD, is_motion=True),
-    "flow": StreamFormat(2, quantise_vectors, (0.5, 0.5), (1.0, 1.0), is_motion=True, is_vector=True),
+    "iframe": StreamFormat(keep_pixels, _IMAGENET_MEAN, _IMAGENET_STD),
+    "rgb": StreamFormat(keep_pixels, _IMAGENET_MEAN, _IMAGENET_STD),
+    "mv": StreamFormat(quantise_vectors, (0.5, 0.5), (1.0, 1.0), is_motion=True, is_vector=True),
+    "residual": StreamFormat(quantise_residual, (0.5, 0.5, 0.5), _IMAGENET_STD, is_motion=True),
+    "flow": StreamFormat(quantise_vectors, (0.5, 0.5), (1.0, 1.0), is_motion=True, is_vector=True),
 }
+
+
+@cache
+def parts_of(*streams: str) -> tuple[str, ...]:
+    """The names in `STREAM_FORMATS` that streams are joined of, each once: "mv+residual" of two."""
+    return tuple(dict.fromkeys(part for stream in streams for part in stream.split(JOINT)))
+
+
+def num_channels(stream: str) -> int:
+    """C of a stream, joint or not."""
+    return sum(len(STREAM_FORMATS[part].mean) for part in parts_of(stream))
+
+
+def is_motion(stream: str) -> bool:
+    """Whether a stream, or a part of it, exists for P-frames alone."""
+    return any(STREAM_FORMATS[part].is_motion for part in parts_of(stream))
 
 
 def cut_view(
@@ -215,7 +231,7 @@ def cut_view(
     """One view of T frames.
 
     Args:
-        stream: name in `STREAM_FORMATS`.
+        stream: name in `STREAM_FORMATS`, not joint.
         frames: T arrays (H, W, C) as the reader returns them.
         geometry: where it is cut.
         size: S, pixels, of the square that comes out; see `Geometry.view_size` for others.
@@ -255,7 +271,9 @@ def resize(frames: Tensor, size: tuple[int, int], *, antialias: bool = False) ->
 
 def normalise(stream: str, frames: Tensor) -> Tensor:
     """What the network sees: (..., C, H, W) uint8 -> float32, on the device that `frames` are on."""
-    form = STREAM_FORMATS[stream]
-    mean = torch.tensor(form.mean, device=frames.device).view(-1, 1, 1)
-    std = torch.tensor(form.std, device=frames.device).view(-1, 1, 1)
+    forms = [STREAM_FORMATS[part] for part in parts_of(stream)]
+    mean, std = (
+        torch.tensor([*chain(*values)], device=frames.device).view(-1, 1, 1)
+        for values in ((form.mean for form in forms), (form.std for form in forms))
+    )
     return frames.float().div_(255).sub_(mean).div_(std)

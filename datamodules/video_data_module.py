@@ -29,7 +29,7 @@ from datamodules.option_checks import check_choice, check_counts, check_fraction
 from datamodules.resumable_loader import ResumableDataLoader
 from datamodules.sampling import FrameSampler, SamplingMode
 from datamodules.stream_views import normalise_batch
-from datamodules.transforms import FIXED_CROPS, STREAM_FORMATS, CropOffsets, PixelCrop, RandomCrops
+from datamodules.transforms import FIXED_CROPS, CropOffsets, PixelCrop, RandomCrops, is_motion, parts_of
 from datamodules.video_source import ReencodeCache, VideoSource, default_reencode_dir
 
 FitSplit = Literal["train", "val"]
@@ -141,7 +141,7 @@ class VideoDataModule(LightningDataModule):
         self.reencode_dir, self.max_bad_videos, self.lazy = reencode_dir, max_bad_videos, lazy
         stand_ins = None if reencode_dir is None else ReencodeCache(reencode_dir)
         self.reader = make_reader(
-            source=VideoSource(tuple(sizes), IndexCache(index_cache), stand_ins, on_corrupt),
+            source=VideoSource(parts_of(*sizes), IndexCache(index_cache), stand_ins, on_corrupt),
             sizes=sizes,
             sampler=FrameSampler(num_segments, sampling, frame_stride, window=window),
             random_crops=RandomCrops(tuple(scales), crop_offsets, flip),
@@ -348,7 +348,7 @@ class VideoDataModule(LightningDataModule):
 
 
 def _check_low_resolution(low: LowResolution, sizes: dict[str, int]) -> None:
-    frames = {stream: size for stream, size in sizes.items() if not STREAM_FORMATS[stream].is_motion}
+    frames = {stream: size for stream, size in sizes.items() if not is_motion(stream)}
     if not frames:
         raise ValueError(f"low_resolution: expected iframe or rgb among streams, got {', '.join(sizes)}")
     if low.size > min(frames.values()):

@@ -10,12 +10,12 @@ from datamodules.clip_reader import ClipReader
 from datamodules.index_cache import IndexCache
 from datamodules.randomness import generator
 from datamodules.sampling import FrameSampler
-from datamodules.transforms import PixelCrop, RandomCrops
+from datamodules.transforms import PixelCrop, RandomCrops, normalise, parts_of
 from datamodules.video_source import VideoSource
 
 
 def make_reader(sizes, sampler=None, **options):
-    source = VideoSource(tuple(sizes), IndexCache())
+    source = VideoSource(parts_of(*sizes), IndexCache())
     return ClipReader(source, sizes, sampler or FrameSampler(3), RandomCrops(), **options)
 
 
@@ -93,6 +93,22 @@ def test_one_geometry_serves_all_streams(tmp_path):
         views = reader.read(str(tmp_path / "still.mp4"), generator(seed)).streams
         assert (views["iframe"].int() - views["rgb"].int()).abs().max() <= 3
         assert (views["mv"] == 128).all()
+
+
+@pytest.mark.parametrize("seed", [None, *range(4)])
+def test_a_joint_stream_has_the_channels_of_its_parts_and_one_geometry(path, seed):
+    def views(*streams):
+        rng = None if seed is None else np.random.default_rng(seed)
+        return make_reader(dict.fromkeys(streams, 24)).read(path, rng).streams
+
+    apart = views("mv", "residual", "iframe")
+    joint = views("residual+mv", "iframe+mv+residual", "mv")
+    assert torch.equal(joint["mv"], apart["mv"])
+    assert torch.equal(joint["residual+mv"], torch.cat([apart["residual"], apart["mv"]], dim=2))
+    whole = torch.cat([apart[stream] for stream in ("iframe", "mv", "residual")], dim=2)
+    assert torch.equal(joint["iframe+mv+residual"], whole)
+    expected = [normalise(stream, apart[stream]) for stream in ("iframe", "mv", "residual")]
+    assert torch.equal(normalise("iframe+mv+residual", whole), torch.cat(expected, dim=2))
 
 
 def test_iframes_alone_decode_keyframes_alone(path, count_calls):

@@ -386,6 +386,8 @@ class TestWithLightning:
     ("options", "message"),
     [
         ({"streams": ["mv", "depth"]}, "streams: expected one of iframe, rgb, mv, residual, flow, got 'depth'"),
+        ({"streams": ["mv+depth"]}, "streams: expected one of iframe, rgb, mv, residual, flow, got 'depth'"),
+        ({"streams": ["mv+mv"]}, "streams: expected different streams joined by '\\+', got 'mv\\+mv'"),
         ({"streams": []}, "streams: expected a list of different stream names"),
         ({"streams": ["mv", "mv"]}, "streams: expected a list of different stream names"),
         ({"streams": "mv"}, "streams: expected a list"),

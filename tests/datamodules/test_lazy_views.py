@@ -14,14 +14,14 @@ from datamodules.clip_reader import ClipReader
 from datamodules.index_cache import IndexCache
 from datamodules.lazy_views import LazyViews
 from datamodules.sampling import FrameSampler
-from datamodules.transforms import RandomCrops
+from datamodules.transforms import RandomCrops, parts_of
 from datamodules.video_source import VideoSource
 
 STREAMS = ("mv", "residual", "iframe")
 
 
 def make_reader(streams=STREAMS, *, on_corrupt="raise", **options):
-    source = VideoSource(tuple(streams), IndexCache(), on_corrupt=on_corrupt)
+    source = VideoSource(parts_of(*streams), IndexCache(), on_corrupt=on_corrupt)
     sampler = FrameSampler(3, num_clips=2)
     return ClipReader(source, dict.fromkeys(streams, 40), sampler, RandomCrops(), num_crops=3, **options)
 
@@ -53,7 +53,12 @@ def num_decoded(monkeypatch):
 
 @pytest.mark.parametrize("reference", ["iframe", "previous"])
 @pytest.mark.parametrize(
-    "order", [*permutations(STREAMS), ("rgb", "iframe", "mv"), ("iframe", "rgb"), ("mv", "iframe")]
+    "order",
+    [
+        *permutations(STREAMS),
+        *[("rgb", "iframe", "mv"), ("iframe", "rgb"), ("mv", "iframe")],
+        *[("mv+residual", "iframe"), ("iframe", "mv+residual"), ("mv", "mv+residual"), ("iframe+mv+residual",)],
+    ],
 )
 def test_every_stream_is_what_a_whole_read_gives(path, order, reference):
     reader = make_reader(order, reference=reference)
@@ -80,6 +85,9 @@ def test_prefixes_are_decoded_once_and_iframes_first_alone(path, num_decoded):
     for stream in STREAMS:
         lazy.read(stream)
         assert len(num_decoded) == prefixes, "all streams share what the first one decoded"
+    num_decoded.clear()
+    lazily(make_reader(["mv+residual", "iframe"]), path).read("mv+residual")
+    assert len(num_decoded) == prefixes, "parts of a joint stream do, too"
     num_decoded.clear()
     lazy = lazily(reader, path)
     lazy.read("iframe")

@@ -11,6 +11,7 @@ from datamodules.transforms import (
     cut_view,
     fixed_crops,
     normalise,
+    num_channels,
     quantise_residual,
     quantise_vectors,
 )
@@ -46,7 +47,7 @@ def test_flip_negates_x_even_at_the_extremes():
 
 @pytest.mark.parametrize("stream", list(STREAM_FORMATS))
 def test_flipping_the_video_is_flipping_the_view(stream):
-    channels = STREAM_FORMATS[stream].channels
+    channels = num_channels(stream)
     field = np.random.default_rng(0).integers(-40, 40, (24, 36, channels)).astype(np.int16)
     if not STREAM_FORMATS[stream].is_motion:
         field = field.astype(np.uint8)
@@ -189,7 +190,7 @@ def test_normalisation_in_closed_form():
     mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
     expected = {"mv": unit - 0.5, "residual": (unit - 0.5) / std, "iframe": (unit - mean) / std}
     for stream, values in expected.items():
-        channels = STREAM_FORMATS[stream].channels
+        channels = num_channels(stream)
         frames = levels.expand(1, channels, 16, 16)
         result = normalise(stream, frames)
         assert result.dtype == torch.float32
