@@ -6,23 +6,14 @@ what the student's last map says differently from the teacher's. Only training k
 
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
-from typing_extensions import override
+from torch import nn
 
-from datamodules.clip import ClipBatch
-from lightning_modules.agreement import check_same_classes, check_streams, num_classes_of, stream_of
-from lightning_modules.checkpoints import load_network
-from lightning_modules.frozen_teacher import FrozenTeacher, NormPolicy
+from lightning_modules.distillation import DistillationModule
+from lightning_modules.frozen_teacher import NormPolicy
 from lightning_modules.losses import FeatureMatching, Matching
-from lightning_modules.networks.backbone import Backbone
-from lightning_modules.networks.taps import Taps
-from lightning_modules.recognition import RecognitionModule
-
-TEACHER = "`model.init_args.teacher`"
 
 
-class CrossResolutionModule(RecognitionModule):
+class CrossResolutionModule(DistillationModule):
     """A ``RecognitionModule`` whose network also learns from a teacher that sees the same frames at high resolution.
 
     ::
@@ -33,12 +24,7 @@ class CrossResolutionModule(RecognitionModule):
                                                                   |                                       |
                                                                   +---- labels: cross-entropy ------------+
 
-    The student is deployed by itself: checkpoints hold nothing of the teacher, and are those of a
-    ``RecognitionModule`` to whoever reads its network. ``validate``, ``test`` and ``predict`` need no teacher; a
-    resumed fit does.
-
-    Logs as ``RecognitionModule``, and the weighted ``train/loss/<term>`` of the matching. What is averaged, and what it
-    weighs, is printed once where a fit starts.
+    Checkpoints and logs: ``DistillationModule``.
 
     Args:
         network: the student: clips (B, T, C, H, W) -> logits (B, num_classes), a ``Backbone``.
@@ -51,7 +37,7 @@ class CrossResolutionModule(RecognitionModule):
         options: those of ``RecognitionModule``.
     """
 
-    LIVE_ARGUMENTS = (*RecognitionModule.LIVE_ARGUMENTS, "matching")
+    LIVE_ARGUMENTS = (*DistillationModule.LIVE_ARGUMENTS, "matching")
 
     def __init__(
         self,
@@ -64,59 +50,12 @@ class CrossResolutionModule(RecognitionModule):
         matching: Matching | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(network, stream, **options)
-        if not isinstance(network, Backbone):
-            raise ValueError(
-                f"`model.init_args.network`: expected a network with depths (`Backbone`), came {type(network).__name__}"
-            )
-        self.source = teacher
-        self.teacher_stream = teacher_stream or f"{stream}_high"
-        self.teacher_norm: NormPolicy = teacher_norm
-        self.matching = matching or FeatureMatching()
-        self.teacher: FrozenTeacher | None = None
-
-    @override
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage == "fit":
-            check_streams(getattr(self.trainer, "datamodule", None), [self.teacher_stream])
-            self.teacher = self.load_teacher()
-
-    def load_teacher(self) -> FrozenTeacher:
-        """Read the teacher.
-
-        Raises:
-            FileNotFoundError: there is no such checkpoint.
-            ValueError: it is something else, of another stream, or knows other classes.
-        """
-        source = load_network(self.source, key=TEACHER)
-        expected = self.teacher_stream.removesuffix("_high")
-        if source.stream != expected or source.multi_label != self.multi_label:
-            raise ValueError(
-                f"{TEACHER}: expected a network trained on stream {expected!r} with `multi_label: {self.multi_label}`, "
-                f"came one on {source.stream!r} with `multi_label: {source.multi_label}`"
-            )
-        if num_classes_of(source.network) != self.num_classes:
-            raise ValueError(
-                f"{TEACHER}: expected {self.num_classes} classes, as the student has, came "
-                f"{num_classes_of(source.network)}"
-            )
-        classes = getattr(getattr(self.trainer, "datamodule", None), "classes", None)
-        if classes and source.classes:
-            check_same_classes(source.classes, classes, of="the data")
-        return FrozenTeacher(source, self.teacher_norm)
-
-    @override
-    def on_fit_start(self) -> None:
-        assert self.teacher is not None
-        self.teacher.to(self.device, next(self.network.parameters()).dtype)
-        rank_zero_only(print)(f"teacher {self.source}: {self.matching.describe(self.num_classes)}", flush=True)
-
-    @override
-    def answer(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits of the student, and the term of the loss that the teacher adds."""
-        assert self.teacher is not None
-        assert isinstance(self.network, Backbone)
-        teacher = self.teacher(stream_of(batch, self.teacher_stream, self.teacher.network))
-        student = Taps.of(self.network, stream_of(batch, self.stream, self.network))
-        return student.clip_logits.float(), {self.matching.term: self.matching(student, teacher)}
+        super().__init__(
+            network,
+            stream,
+            teacher,
+            teacher_stream=teacher_stream or f"{stream}_high",
+            teacher_norm=teacher_norm,
+            matchings=[matching or FeatureMatching()],
+            **options,
+        )

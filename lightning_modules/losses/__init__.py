@@ -5,6 +5,7 @@ from lightning_modules.losses.matching import (
     FeatureMatching,
     FrameLogitMatching,
     Matching,
+    PooledFeatureMatching,
     PositionLogitMatching,
 )
 from lightning_modules.losses.soft_target import SoftTargetLoss, hard_label_cross_entropy, soft_target_cross_entropy
@@ -14,6 +15,7 @@ __all__ = [
     "FeatureMatching",
     "FrameLogitMatching",
     "Matching",
+    "PooledFeatureMatching",
     "PositionLogitMatching",
     "SoftTargetLoss",
     "hard_label_cross_entropy",

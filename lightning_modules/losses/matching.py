@@ -1,6 +1,7 @@
-"""What a student on small frames learns from a teacher on large ones: features, or logits per position, frame or clip.
+"""What a student learns from a teacher that sees the same clips otherwise: features, or logits.
 
-"Rethinking Resolution in the Context of Efficient Video Recognition" (ResKD, NeurIPS 2022): section 3.2 and Table 5.
+Per position, frame or clip: "Rethinking Resolution in the Context of Efficient Video Recognition" (ResKD, NeurIPS
+2022), section 3.2 and Table 5.
 Maps of different grids are brought to the teacher's by bilinear interpolation of the student's (align_corners false),
 frame by frame; the frames are the same ones.
 """
@@ -84,6 +85,34 @@ class FeatureMatching(Matching):
 
     def describe(self, num_classes: int) -> str:
         return f"{self.weight:g} x squared error of the last maps, mean over all elements"
+
+
+class PooledFeatureMatching(Matching):
+    """Mean squared error of the last maps' means over positions, frame by frame: of what the heads classify.
+
+    As in MARS (Crasto et al., CVPR 2019), where a network on frames learns from one on optical flow.
+
+    Args:
+        weight: MARS has 50.
+    """
+
+    term = "feature"
+
+    def __init__(self, weight: float = 50.0) -> None:
+        super().__init__(weight)
+
+    def distance(self, student: Taps, teacher: Taps) -> Tensor:
+        _check_frames(student.features, teacher.features)
+        found, target = student.pooled_features, teacher.pooled_features.detach()
+        if found.shape != target.shape:
+            raise ValueError(
+                f"expected last maps of equal channels, came {found.shape[2]} of the student and {target.shape[2]} of "
+                "the teacher; for networks of different width set `model.init_args.feature_weight: 0`"
+            )
+        return F.mse_loss(_precise(found), _precise(target))
+
+    def describe(self, num_classes: int) -> str:
+        return f"{self.weight:g} x squared error of pooled features, mean over clips, frames and channels"
 
 
 class LogitMatching(Matching):

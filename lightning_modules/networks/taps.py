@@ -40,6 +40,11 @@ class Taps:
         return cls(network.forward_features(clip)[network.feature_info[-1].name], network)
 
     @cached_property
+    def pooled_features(self) -> Tensor:
+        """(B, T, C), means over positions."""
+        return self.features.mean(dim=(3, 4))
+
+    @cached_property
     def clip_logits(self) -> Tensor:
         """(B, num_classes); of the same features as the frames' where these are averaged, dropped ones too."""
         return self.head.classify(self.features) if self.head.pools_time else self.frame_logits.mean(dim=1)

@@ -8,7 +8,7 @@ import torch
 
 from lightning_modules.networks import resnet10
 
-CHANNELS = {"mv": 2, "residual": 3, "iframe": 3}
+CHANNELS = {"mv": 2, "residual": 3, "iframe": 3, "flow": 2, "mv+residual": 5}
 
 
 @pytest.fixture(scope="session")
