@@ -1,7 +1,9 @@
 """Flow distillation: a step by hand in float64, terms that switch off, a start from the teacher, nothing of it kept."""
 
+import json
 from collections.abc import Callable
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.clip import ClipBatch
+from datamodules.clip_reader import ClipReader
+from datamodules.index_cache import IndexCache
+from datamodules.sampling import FrameSampler
+from datamodules.transforms import RandomCrops, normalise, parts_of
+from datamodules.video_source import VideoSource
 from lightning_modules.checkpoints import load_network
 from lightning_modules.flow_distillation import FlowDistillationModule
 from lightning_modules.networks import resnet10
@@ -98,9 +105,7 @@ def terms_by_hand(student: Any, teacher: Any, batch: ClipBatch, stream: str, tem
 def test_terms_of_a_step_equal_a_float64_computation(
     tmp_path: Path, teacher: str, stream: str, feature_weight: float, logit_weight: float
 ) -> None:
-    module = make_module(
-        teacher, stream, feature_weight=feature_weight, logit_weight=logit_weight, temperature=3.0
-    )
+    module = make_module(teacher, stream, feature_weight=feature_weight, logit_weight=logit_weight, temperature=3.0)
     student = make_module(teacher, stream).network.train()
     expected = terms_by_hand(student, load_network(teacher).network, make_batch(0), stream, 3.0)
     weights = {"cross_entropy": 1.0, "feature": feature_weight, "clip_logits": logit_weight}
@@ -174,7 +179,9 @@ class TestRefusals:
 
     def test_features_of_another_width(self, tmp_path, teacher):
         module = FlowDistillationModule(resnet10(2, 5, width=8), "mv+residual", teacher)
-        self.refused(tmp_path, module, r"64 of the student and 32 of the teacher; .*`model.init_args.feature_weight: 0`")
+        self.refused(
+            tmp_path, module, r"64 of the student and 32 of the teacher; .*`model.init_args.feature_weight: 0`"
+        )
 
     def test_a_start_from_another_architecture(self, tmp_path, teacher):
         module = FlowDistillationModule(resnet10(2, 5, width=8), "mv+residual", teacher, start_from_teacher=True)
@@ -187,3 +194,115 @@ class TestRefusals:
     def test_values(self, teacher, options, message):
         with pytest.raises(ValueError, match=message):
             make_module(teacher, **options)
+
+
+WITNESS = """
+import sys
+from lightning.pytorch import Callback
+
+class Witness(Callback):
+    def __init__(self, path: str):
+        self.path = path
+
+    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        names = batch.streams if hasattr(batch, "streams") else batch.shapes
+        with open(self.path, "a") as file:
+            print(*names, file=file)
+
+    def teardown(self, trainer, pl_module, stage):
+        with open(self.path, "a") as file:
+            print(trainer.state.fn.value, "cv2" in sys.modules, file=file)
+"""
+P_STREAM = "mv+residual"
+
+
+class Chain:
+    """Runs one experiment after the other by the command line, each in a process of its own."""
+
+    def __init__(self, config: Path, streamkd: Callable[..., int | None]) -> None:
+        self.path, self.folder, self.streamkd = config, config.parent, streamkd
+        self.config = yaml.safe_load(config.read_text())
+        self.config["trainer"]["callbacks"] = [{"class_path": "witness.Witness", "init_args": {"path": "seen.txt"}}]
+        (self.folder / "witness.py").write_text(WITNESS)
+
+    def configure(self, name: str, module: str, model: dict[str, Any], **data: Any) -> None:
+        self.config["run_dir"] = str(self.folder / name)
+        self.config["model"] = {"class_path": f"lightning_modules.{module}", "init_args": model}
+        self.config["data"]["init_args"] |= data
+        self.path.write_text(yaml.safe_dump(self.config))
+
+    def run(self, verb: str, *options: object) -> None:
+        assert self.streamkd(verb, "--config", self.path, *options) == 0
+
+    def best(self, name: str) -> str:
+        return str(self.folder / name / "checkpoints" / "best.ckpt")
+
+
+def fused_by_hand(checkpoint: str, path: str) -> dict[str, float]:
+    """Probabilities by class: the two networks of a checkpoint, on what the video holds, by the learned scales."""
+    state = torch.load(checkpoint)["state_dict"]
+    sampler = FrameSampler(2)
+    logits = []
+    for place, stream in enumerate(("iframe", P_STREAM)):
+        prefix = f"networks.networks.{stream}.backbone."
+        network = resnet10(2, CHANNELS.get(stream, 3), width=4).eval()
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        source = VideoSource(parts_of("iframe", P_STREAM), IndexCache())
+        views = ClipReader(source, {"iframe": 24, P_STREAM: 24}, sampler, RandomCrops()).read(path).streams
+        logits.append(state["scales"][-1, place] * network(normalise(stream, views[stream])))
+    left, right = sum(logits)[0].softmax(0).tolist()  # type: ignore[index]
+    return {"left": left, "right": right}
+
+
+def test_from_flow_to_two_streams_and_early_exits(
+    tiny_config: Path,
+    tiny_videos: Path,
+    tmp_path: Path,
+    save_network: Callable[..., str],
+    streamkd: Callable[..., int | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """IP TSN, and progressive distillation of its P-stream; whoever is deployed needs neither flow nor other files."""
+    pytest.importorskip("cv2")
+    monkeypatch.chdir(tmp_path)
+    flow, iframe = save_network(tmp_path, "flow"), save_network(tmp_path, "iframe")
+    network = {"class_path": "lightning_modules.networks.resnet10", "init_args": {"num_classes": 2, "in_channels": 5}}
+    network["init_args"]["width"] = 4  # type: ignore[index]
+    chain = Chain(tiny_config, streamkd)
+    student = {"network": network, "stream": P_STREAM, "teacher": flow, "start_from_teacher": True}
+    chain.configure(
+        "p_stream", "flow_distillation.FlowDistillationModule", student, streams=[P_STREAM, "flow"], privileged=["flow"]
+    )
+    chain.run("fit")
+    Path(flow).unlink()
+    chain.run("predict", "--data.predict_paths", f"[{tiny_videos}/test/left]")
+    networks = {"iframe": iframe, P_STREAM: chain.best("p_stream")}
+    deployed = {"streams": ["iframe", P_STREAM], "privileged": []}
+    chain.configure("ip_tsn", "weighted_inference.WeightedInferenceModule", {"networks": networks}, **deployed)
+    chain.run("fit", "--data.fit_split", "val")
+    stages = {"class_path": "callbacks.ProgressiveStages", "init_args": {"teachers": [P_STREAM, "iframe"]}}
+    pkd = {"networks": networks, "exits": "linear", "stages": stages}
+    ip_tsn = tiny_config.read_text()
+    chain.configure("pkd", "progressive_distillation.ProgressiveDistillationModule", pkd)
+    chain.run("fit")
+    for source in networks.values():
+        Path(source).unlink()
+    tiny_config.write_text(ip_tsn)
+    chain.run("test")
+    for lazy in ("false", "true"):
+        chain.run("predict", "--data.predict_paths", f"[{tiny_videos}/test]", "--data.lazy", lazy)
+        answers = [json.loads(line) for line in (tmp_path / "ip_tsn/predictions.jsonl").read_text().splitlines()]
+        assert len(answers) == 5
+        for answer in answers:
+            shown = {top["class"]: top["probability"] for top in answer["top"]}
+            assert shown == pytest.approx(fused_by_hand(chain.best("ip_tsn"), answer["path"]), abs=2e-6), lazy
+    chain.configure("wise", "weighted_inference.WeightedInferenceModule", {"exits": chain.best("pkd")})
+    chain.run("fit", "--data.fit_split", "val")
+    metrics = json.loads((tmp_path / "wise/fit.json").read_text())["metrics"]
+    assert {f"val/top1/{P_STREAM}/layer2", f"val/top1/{P_STREAM}/final", "val/top1/iframe/layer1"} <= metrics.keys()
+    seen = [line for line, _ in groupby(Path("seen.txt").read_text().splitlines())]
+    assert seen == [
+        *["fit True", P_STREAM, "predict False", "fit False", "test False"],
+        *[f"iframe {P_STREAM}", "predict False"] * 2,
+        "fit False",
+    ]
