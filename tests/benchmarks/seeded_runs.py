@@ -1,10 +1,16 @@
-"""What studies over several seeds share: running commands, mean and spread, a table that is written whole."""
+"""What studies over several seeds share: running commands, mean and spread, tables that are written whole."""
 
+import argparse
 import csv
+import json
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +45,121 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Top-1 in percent, of the epoch that was best on the validation split."""
+
+    test: float
+    validation: float
+
+
+@dataclass(frozen=True)
+class DemoSeed:
+    """The demo's experiments with one seed of data, weights and order.
+
+    Args:
+        folder: where runs go; its `data` are the videos.
+        seed: of all that is drawn.
+        log: file in `folder` for what commands say.
+    """
+
+    folder: Path
+    seed: int
+    log: str
+
+    def command(self, *arguments: object) -> None:
+        """Runs `streamkd` with these arguments, its output in the log."""
+        command(*arguments, log=self.folder / self.log)
+
+    def make_data(self) -> None:
+        """Makes the videos, unless they are there."""
+        if not (self.folder / "data" / "manifest.json").exists():
+            self.command("demo-data", f"--root={self.folder / 'data'}", f"--seed={self.seed}")
+
+    def best(self, run: str) -> Path:
+        """The checkpoint of a run that was best on the validation split."""
+        return self.folder / run / "checkpoints" / "best.ckpt"
+
+    def options(self, config: str, run: str) -> list[str]:
+        """What differs from `configs/demo/<config>.yaml` for the run in `folder / run`; no analyses."""
+        return [
+            f"--config=configs/demo/{config}.yaml",
+            f"--run_dir={self.folder / run}",
+            f"--seed_everything={self.seed}",
+            f"--data.seed={self.seed}",
+            f"--data.annotations.init_args.root={self.folder / 'data'}",
+            "--trainer.callbacks=[{class_path: callbacks.channels_last.ChannelsLast}]",
+        ]
+
+    def score(self, config: str, run: str, *differing: str, in_tests: Sequence[str] = ()) -> Score:
+        """Fits and tests one run, unless it is there.
+
+        Args:
+            config: its configuration in `configs/demo`.
+            run: its folder.
+            differing: options by which it differs from the configuration.
+            in_tests: further ones of the test.
+        """
+        options = [*self.options(config, run), *differing]
+        fitted, tested = self.folder / run / "fit.json", self.folder / run / "test.json"
+        if not fitted.exists():
+            self.command("fit", *options)
+        if not tested.exists():
+            self.command("test", *options, *in_tests)
+        return Score(test=top1(tested), validation=100 * json.loads(fitted.read_text())["best_score"])
+
+
+def top1(report: Path) -> float:
+    """In percent, of `test.json` or `validate.json`."""
+    split = "test" if report.stem == "test" else "val"
+    return 100 * json.loads(report.read_text())["metrics"][f"{split}/top1"]
+
+
+def score_columns(scores: Sequence[Score]) -> tuple[str, str, str]:
+    """Validation, test, and test of each seed."""
+    validation = spread([score.validation for score in scores])
+    return validation, spread([score.test for score in scores]), "  ".join(f"{score.test:.1f}" for score in scores)
+
+
+Scores = dict[str, Score]
+
+
+def study(
+    description: str, output: str, measure: Callable[[DemoSeed], Scores], show: Callable[[Sequence[Scores]], None]
+) -> None:
+    """Runs a study by its command line: measures every seed, writes a table and shows it.
+
+    Args:
+        description: for `--help`.
+        output: name of the table in `tests/benchmarks/results`, without ".csv".
+        measure: of one seed.
+        show: of all seeds.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=Path("runs/demo-figures"))
+    parser.add_argument("--output", type=Path, default=Path(f"tests/benchmarks/results/{output}.csv"))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one thread")
+    given = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    began = time.monotonic()
+
+    def measured(seed: int) -> Scores:
+        unit = DemoSeed(given.folder / f"seed{seed}", seed, f"{output}.log")
+        unit.make_data()
+        scores = measure(unit)
+        print(f"seed {seed}: done", flush=True)
+        return scores
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        scores = list(pool.map(measured, given.seeds))
+    rows = [
+        {"seed": seed, "split": split, **{name: f"{getattr(each, split):.2f}" for name, each in found.items()}}
+        for seed, found in zip(given.seeds, scores, strict=True)
+        for split in ("validation", "test")
+    ]
+    write_rows(given.output, rows)
+    show(scores)
+    print(f"{(time.monotonic() - began) / 60:.0f} minutes")

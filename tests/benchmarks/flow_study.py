@@ -1,0 +1,130 @@
+"""Flow distillation on the demo: what teaches the P-stream, what it sees, how it starts; two streams beside three.
+
+Every network is that of `configs/demo/p_stream.yaml`, or `flow.yaml`'s, with the data, epochs (12) and optimizer of
+`mv.yaml`, `residual.yaml` and `iframe.yaml`, whose runs by `make demo-figures` have to be there. Epochs and the weight
+of features are chosen, scales of fused networks fitted, on the validation split. Each seed has data, weights and order
+of its own. Resumable: a run that is finished is not repeated. Run by `make demo-study`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from seeded_runs import DemoSeed, Score, Scores, score_columns, spread, study, top1
+
+from lightning_modules.analysis.cost import cost_of
+from lightning_modules.networks import resnet10
+
+EPOCHS = ("--trainer.max_epochs=12", "--model.lr_scheduler.init_args.T_max=12")
+P_STREAM = "mv+residual"
+WEIGHTS = (1.0, 10.0, 50.0)  # of features; MARS has 50
+CHANNELS = {"flow": 2, "mv": 2, "residual": 3, P_STREAM: 5, "iframe": 3}
+FUSED = {
+    "I + P": ("iframe", P_STREAM),
+    "I + P, P by labels": ("iframe", P_STREAM),
+    "I + MV + R": ("iframe", "mv", "residual"),
+    "2 I + MV + R": ("iframe", "mv", "residual"),
+    "I + flow": ("iframe", "flow"),
+}
+
+
+def teach(
+    unit: DemoSeed, run: str, features: float, logits: float, *, stream: str = P_STREAM, start: bool = False
+) -> Score:
+    """A student on `stream`: weights of features and logits, whether it starts from its teacher."""
+    streams = f"--data.streams=[{stream}]", "--data.privileged=[]"
+    if features or logits:
+        streams = f"--data.streams=[{stream},flow]", f"--data.flow.cache={unit.folder / 'flow-cache'}"
+    return unit.score(
+        "p_stream",
+        run,
+        *EPOCHS,
+        *streams,
+        f"--model.teacher={unit.best('flow')}",
+        f"--model.stream={stream}",
+        f"--model.network.init_args.in_channels={CHANNELS[stream]}",
+        f"--model.feature_weight={features}",
+        f"--model.logit_weight={logits}",
+        f"--model.start_from_teacher={str(start).lower()}",
+    )
+
+
+def fuse(unit: DemoSeed, run: str, networks: dict[str, str], *options: str) -> Score:
+    """Networks of several streams, by runs, with scales fitted on the validation split."""
+    sources = ", ".join(f"{stream}: {unit.best(source)}" for stream, source in networks.items())
+    streams = f"--data.streams=[{','.join(networks)}]"
+    return unit.score("ip_tsn", run, f"--model.networks={{{sources}}}", streams, *options)
+
+
+def fuse_as_coviar(unit: DemoSeed, run: str, fitted: str, scales: dict[str, float]) -> Score:
+    """The networks of the run `fitted`, with other scales."""
+    folder = unit.folder / run
+    if not (folder / "test.json").exists():
+        checkpoint = torch.load(unit.best(fitted))
+        names = checkpoint["weighted_inference"]["exit_names"]
+        checkpoint["state_dict"]["scales"][-1] = torch.tensor([scales[name.split("/")[0]] for name in names])
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, folder / "fixed.ckpt")
+        sources = ", ".join(f"{stream}: {unit.best(stream)}" for stream in scales)
+        options = [f"--model.networks={{{sources}}}", f"--data.streams=[{','.join(scales)}]"]
+        for verb in ("validate", "test"):
+            unit.command(verb, *unit.options("ip_tsn", run), *options, f"--ckpt_path={folder / 'fixed.ckpt'}")
+    return Score(top1(folder / "test.json"), top1(folder / "validate.json"))
+
+
+def measure(unit: DemoSeed) -> Scores:
+    """Top-1 of networks and of their combinations."""
+    cache = f"--data.flow.cache={unit.folder / 'flow-cache'}"
+    scores = {"flow": unit.score("flow", "flow", *EPOCHS, cache, in_tests=["--data.flow.cache=null"])}
+    for stream in ("mv", "residual", "iframe"):
+        scores[stream] = unit.score(stream, stream)
+    scores["P: labels"] = teach(unit, "p-labels", 0, 0)
+    features = {weight: teach(unit, f"p-features-{weight:g}", weight, 0) for weight in WEIGHTS}
+    best = max(WEIGHTS, key=lambda weight: features[weight].validation)
+    scores |= {f"P: features x {weight:g}": score for weight, score in features.items()}
+    scores["P: features, chosen weight"] = features[best]
+    scores["P: logits"] = teach(unit, "p-logits", 0, 1)
+    scores["P: both"] = teach(unit, "p-both", best, 1)
+    scores["P: both, teacher start"] = teach(unit, "p-both-start", best, 1, start=True)
+    scores["P: labels, teacher start"] = teach(unit, "p-labels-start", 0, 0, start=True)
+    scores["mv: both"] = teach(unit, "mv-both", best, 1, stream="mv")
+    scores["residual: both"] = teach(unit, "residual-both", best, 1, stream="residual")
+    scores["I + P"] = fuse(unit, "ip", {"iframe": "iframe", P_STREAM: "p-both"})
+    scores["I + P, P by labels"] = fuse(unit, "ip-labels", {"iframe": "iframe", P_STREAM: "p-labels"})
+    scores["I + MV + R"] = fuse(unit, "i-mv-r", {"mv": "mv", "residual": "residual", "iframe": "iframe"})
+    scores["2 I + MV + R"] = fuse_as_coviar(unit, "2i-mv-r", "i-mv-r", {"mv": 1, "residual": 1, "iframe": 2})
+    scores["I + flow"] = fuse(unit, "i-flow", {"iframe": "iframe", "flow": "flow"})
+    return scores
+
+
+def multiply_adds(streams: Sequence[str]) -> float:
+    """Millions for a video of 3 segments at 112 pixels, by one network for each stream."""
+    with torch.device("meta"):
+        return sum(
+            cost_of(
+                resnet10(12, CHANNELS[stream], width=16, input_norm=stream != "iframe"),
+                torch.empty(1, 3, CHANNELS[stream], 112, 112),
+            ).total
+            / 1e6
+            for stream in streams
+        )
+
+
+def show(scores: Sequence[Scores]) -> None:
+    """Networks, and their combinations with what they cost."""
+    networks = Table("network", "validation top-1 %", "test", "each seed", "- P by labels")
+    fused = Table("fused", "validation top-1 %", "test", "each seed", "M multiply-adds a video")
+    for name in scores[0]:
+        found = [score[name] for score in scores]
+        if name in FUSED:
+            fused.add_row(name, *score_columns(found), f"{multiply_adds(FUSED[name]):.0f}")
+        else:
+            gains = [score[name].test - score["P: labels"].test for score in scores]
+            networks.add_row(name, *score_columns(found), spread(gains))
+    for table in (networks, fused):
+        Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    study(__doc__ or "", "flow_study", measure, show)
