@@ -6,10 +6,14 @@ UT_INTERACTION ?= data/ut_interaction
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-resolution
-.NOTPARALLEL:
 .SECONDARY:
+SHELL := bash
+.SHELLFLAGS := -e -o pipefail -c
 
-# The demo: every step is a command that a user could type, and is left out where its result is there.
+# The demo: every step is a command that a user could type, and is left out where its result is there. Runs go side by
+# side, each on one thread, so that figures are the same however many there are; a line begins with the name of its run.
+JOBS ?= 2
+NAMED = 2>&1 | awk '{ print "$*: " $$0; fflush() }'
 STREAMS := mv residual iframe
 UNSEEN = data/demo/test/*/*_0000?.mp4
 
@@ -24,29 +28,32 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 
 install: $(VENV)/.installed ## make the virtual environment
 
-demo: runs/demo/report.html ## make data, train, distil, combine, predict, report (16 minutes on 2 cores)
+demo: $(VENV)/.installed ## make data, train, distil, combine, predict, report (16 minutes on 2 cores); more cores: JOBS=8
+	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j $(JOBS) runs/demo/report.html
 	@echo
-	@echo "The report is in $(abspath $<)"
+	@echo "The report is in $(abspath runs/demo/report.html)"
 
 data/demo/manifest.json: | $(VENV)/.installed
 	$(BIN)/streamkd demo-data --root data/demo
 
 runs/demo/%/fit.json: configs/demo/%.yaml | data/demo/manifest.json
-	$(BIN)/lightning fit --config $<
-	@touch $@
+	$(BIN)/lightning fit --config $< $(NAMED)
+	@test -s $@ && touch $@
 
 runs/demo/fusion/fit.json runs/demo/pkd/fit.json: $(STREAMS:%=runs/demo/%/fit.json)
 runs/demo/wise/fit.json: runs/demo/pkd/fit.json
 runs/demo/reskd/fit.json: runs/demo/reskd_teacher/fit.json
+runs/demo/p_stream/fit.json: runs/demo/flow/fit.json
+runs/demo/ip_tsn/fit.json: runs/demo/iframe/fit.json runs/demo/p_stream/fit.json
 
 runs/demo/%/test.json: runs/demo/%/fit.json
-	$(BIN)/lightning test --config configs/demo/$*.yaml
+	$(BIN)/lightning test --config configs/demo/$*.yaml $(NAMED)
 
 runs/demo/fusion/predictions.jsonl: runs/demo/fusion/fit.json
 	$(BIN)/lightning predict --config configs/demo/fusion.yaml \
 		--data.predict_paths "[$$(echo $(UNSEEN) | tr ' ' ',')]"
 
-TESTED := $(STREAMS) fusion pkd wise reskd_teacher reskd_baseline reskd
+TESTED := $(STREAMS) fusion pkd wise reskd_teacher reskd_baseline reskd flow p_stream ip_tsn
 
 runs/demo/report.html: $(TESTED:%=runs/demo/%/test.json) runs/demo/fusion/predictions.jsonl
 	$(BIN)/streamkd report --runs runs/demo --videos "[$$(ls $(UNSEEN) | sed -n '1p;6p;8p' | paste -sd,)]"
@@ -57,6 +64,7 @@ demo-figures: $(VENV)/.installed ## the demo over 3 seeds, with the I-frame netw
 demo-study: demo-figures ## every distillation beside its baselines, 3 seeds
 	$(BIN)/python tests/benchmarks/distillation_study.py demo --curvature cross-entropy progressive
 	$(BIN)/python tests/benchmarks/resolution_study.py
+	$(BIN)/python tests/benchmarks/flow_study.py
 
 ut-interaction-study: ut-interaction-figures ## the same on UT-Interaction, 5 folds
 	$(BIN)/python tests/benchmarks/distillation_study.py ut_interaction --root $(UT_INTERACTION)

@@ -165,6 +165,11 @@ class VideoDataModule(LightningDataModule):
         return list(self.reader.views)
 
     @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """(height, width) of each of `streams`, as networks see it."""
+        return {name: view.shape[1:] for name, view in self.reader.views.items()}
+
+    @property
     def classes(self) -> list[str]:
         """Class names, of the annotations or (predict) of the checkpoint."""
         if self._known_classes is None:
@@ -244,8 +249,8 @@ class VideoDataModule(LightningDataModule):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """`classes`, so that a checkpoint knows what its logits mean."""
-        return {"classes": self.classes}
+        """`classes` and `sizes`, so that a checkpoint knows what its logits mean, and what the network saw."""
+        return {"classes": self.classes, "sizes": {name: list(size) for name, size in self.sizes.items()}}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,9 +1,10 @@
 """Checks that a network and the data it gets fit together, with messages that name the config keys."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from datamodules.clip import ClipBatch, LazyClipBatch
@@ -32,6 +33,23 @@ def check_streams(datamodule: Any, streams: Iterable[str]) -> None:
         if given is not None and stream not in given:
             raise ValueError(
                 f"the model needs stream {stream!r}, the data gives {list(given)}; add it to `data.streams`"
+            )
+
+
+def warn_of_other_sizes(datamodule: Any, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Say on rank zero where a DataModule that declares its ``sizes`` gives a network others than it was trained on.
+
+    Args:
+        datamodule: what the trainer got, or None.
+        sizes: (height, width) that networks were trained on, by stream.
+    """
+    given = getattr(datamodule, "sizes", {})
+    for stream, trained in sizes.items():
+        came = given.get(stream, trained)
+        if tuple(came) != tuple(trained):
+            rank_zero_warn(
+                f"the network on stream {stream!r} was trained on frames of {trained[0]}x{trained[1]} pixels, the data "
+                f"gives {came[0]}x{came[1]} (`data.size`; of two views `data.low_resolution.size`)"
             )
 
 

@@ -25,6 +25,7 @@ class TrainedNetwork:
         stream: which stream it was trained on.
         classes: names of its classes, empty if the run did not keep them.
         multi_label: whether it was trained on videos with several labels.
+        size: (height, width) of the frames it was trained on, None if the run did not keep it.
     """
 
     network: nn.Module
@@ -32,6 +33,7 @@ class TrainedNetwork:
     stream: str
     classes: list[str]
     multi_label: bool
+    size: tuple[int, int] | None = None
 
 
 def read_checkpoint(path: str | Path, *, key: str = "--ckpt_path") -> dict[str, Any]:
@@ -101,9 +103,10 @@ def load_network(path: str, *, key: str = "`model.init_args.networks`") -> Train
     network = freeze(build_network(config))
     state = {k.removeprefix(NETWORK): v for k, v in checkpoint["state_dict"].items() if k.startswith(NETWORK)}
     network.load_state_dict(state)
-    return TrainedNetwork(
-        network, config, hparams["stream"], _classes(checkpoint), bool(hparams.get("multi_label", False))
-    )
+    stream, data = hparams["stream"], _data_state(checkpoint)
+    size = data.get("sizes", {}).get(stream)
+    multi_label = bool(hparams.get("multi_label", False))
+    return TrainedNetwork(network, config, stream, list(data["classes"]), multi_label, size and tuple(size))
 
 
 def build_network(config: Mapping[str, Any]) -> nn.Module:
@@ -129,7 +132,7 @@ def without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "init_args": {**init_args, **sources}}
 
 
-def _classes(checkpoint: Mapping[str, Any]) -> list[str]:
-    """The class names that the DataModule of the run put into its state."""
-    states = [state for state in checkpoint.values() if isinstance(state, Mapping) and "classes" in state]
-    return list(states[0]["classes"]) if states else []
+def _data_state(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the DataModule of the run put into its state: ``classes`` at least, empty if there is none."""
+    states = (state for state in checkpoint.values() if isinstance(state, Mapping) and "classes" in state)
+    return next(states, {"classes": []})

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from datamodules.clip import ClipBatch
-from lightning_modules.agreement import check_same_classes, check_streams, num_classes_of, stream_of
+from lightning_modules.agreement import (
+    check_same_classes,
+    check_streams,
+    num_classes_of,
+    stream_of,
+    warn_of_other_sizes,
+)
 from lightning_modules.checkpoints import load_network
 from lightning_modules.frozen_teacher import FrozenTeacher, NormPolicy
 from lightning_modules.losses import Matching
@@ -89,7 +95,10 @@ class DistillationModule(RecognitionModule):
                 f"{TEACHER}: expected {self.num_classes} classes, as the student has, came "
                 f"{num_classes_of(source.network)}"
             )
-        classes = getattr(getattr(self.trainer, "datamodule", None), "classes", None)
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if source.size:
+            warn_of_other_sizes(datamodule, {self.teacher_stream: source.size})
+        classes = getattr(datamodule, "classes", None)
         if classes and source.classes:
             check_same_classes(source.classes, classes, of="the data")
         return FrozenTeacher(source, self.teacher_norm)

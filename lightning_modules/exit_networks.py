@@ -29,22 +29,25 @@ class ExitNetworks:
         networks: by stream, backbones frozen.
         configs: ``class_path`` and ``init_args`` of each, without initial weights.
         classes: names of the classes, empty if unknown.
+        sizes: (height, width) of the frames that each was trained on, where known.
     """
 
     networks: EarlyExitNetworks
     configs: dict[str, dict[str, Any]]
     classes: list[str]
+    sizes: dict[str, tuple[int, int]]
 
     def state(self) -> dict[str, Any]:
         """Plain values from which ``from_state`` builds the same networks, without weights."""
-        return {"configs": self.configs, "classes": self.classes}
+        return {"configs": self.configs, "classes": self.classes, "sizes": self.sizes}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "ExitNetworks":
         """Build the networks of ``state``; their weights come afterwards."""
         configs = state["configs"]
         networks = {stream: build_network(config) for stream, config in configs.items()}
-        return cls(EarlyExitNetworks(networks), configs, list(state["classes"]))  # type: ignore[arg-type]
+        sizes = dict(state.get("sizes", {}))
+        return cls(EarlyExitNetworks(networks), configs, list(state["classes"]), sizes)  # type: ignore[arg-type]
 
 
 def attach_exits(sources: Mapping[str, str], exits: Layouts) -> ExitNetworks:
@@ -67,7 +70,8 @@ def attach_exits(sources: Mapping[str, str], exits: Layouts) -> ExitNetworks:
     for stream, source in trained.items():
         _check_source(stream, source, first)
     configs = {s: _with_exits(source.config, _layout_of(s, exits, sources)) for s, source in trained.items()}
-    built = ExitNetworks.from_state({"configs": configs, "classes": first.classes})
+    sizes = {stream: source.size for stream, source in trained.items() if source.size}
+    built = ExitNetworks.from_state({"configs": configs, "classes": first.classes, "sizes": sizes})
     for stream, network in built.networks.networks.items():
         assert isinstance(network, EarlyExitNetwork)
         network.backbone.load_state_dict(trained[stream].network.state_dict())

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_modules.agreement import check_classes, check_streams
+from lightning_modules.agreement import check_classes, check_streams, warn_of_other_sizes
 from lightning_modules.analysis.loss_surface import cross_entropy
 from lightning_modules.analysis.target import AnalysisTarget
 from lightning_modules.exit_networks import STATE, ExitNetworks
@@ -105,6 +105,7 @@ class ExitNetworksModule(LightningModule):
             return
         datamodule = getattr(self.trainer, "datamodule", None)
         check_streams(datamodule, self.networks.networks)
+        warn_of_other_sizes(datamodule, self.exit_networks.sizes)
         if not self.trainer.predicting:  # the videos may be of any class then
             check_classes(datamodule, self.networks.num_classes, self.exit_networks.classes)
 

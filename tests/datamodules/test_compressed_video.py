@@ -362,12 +362,13 @@ class TestWithLightning:
             for ours, theirs in zip(resumed, undisturbed[step:], strict=True):
                 assert_same(samples([ours]), samples([theirs]))
 
-    def test_checkpoints_carry_the_classes(self, video_root, tmp_path):
+    def test_checkpoints_carry_classes_and_frame_sizes(self, video_root, tmp_path):
         trainer, model = make_trainer(tmp_path, max_epochs=1, limit_train_batches=1), Recorder()
         trainer.fit(model, make_data(video_root))
         trainer.save_checkpoint(tmp_path / "x.ckpt")
         stored = torch.load(tmp_path / "x.ckpt", weights_only=True)
-        assert stored["CompressedVideoDataModule"] == {"classes": ["jump", "run"]}
+        sizes = {stream: [16, 16] for stream in ("iframe", "mv", "residual")}
+        assert stored["CompressedVideoDataModule"] == {"classes": ["jump", "run"], "sizes": sizes}
         (video_root / "train/run").rename(video_root / "train/walk")
         (video_root / "test/run").rename(video_root / "test/walk")
         with pytest.raises(ValueError, match=r"checkpoint knows 2 classes, jump, run; the data has 2, jump, walk"):

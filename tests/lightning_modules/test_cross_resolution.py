@@ -235,6 +235,7 @@ def test_a_student_is_a_backbone_of_progressive_distillation(
         tiny_config.write_text(yaml.safe_dump(config))
         assert streamkd("fit", "--config", tiny_config) == 0
         Path(sources["iframe"]).unlink(missing_ok=True)
+    assert torch.load(tmp_path / "wise/checkpoints/best.ckpt")["exit_networks"]["sizes"] == {"iframe": (16, 16)}
     trained = torch.load(tmp_path / "reskd/checkpoints/best.ckpt")["state_dict"]
     deployed = torch.load(tmp_path / "wise/checkpoints/best.ckpt")["state_dict"]
     for key, value in trained.items():
