@@ -57,6 +57,8 @@ class FlowSettings(FlowMethod):
         if self.missing not in get_args(Missing):
             allowed = ", ".join(get_args(Missing))
             raise ValueError(f"flow.missing: expected one of {allowed}, got {self.missing!r}")
+        if self.cache == "None":  # what jsonargparse makes of `--data.flow.cache null`
+            raise ValueError("flow.cache: expected a folder, got None; for no cache say `--data.flow '{cache: null}'`")
 
     @property
     def may_compute(self) -> bool:

@@ -76,7 +76,7 @@ def fuse_as_coviar(unit: DemoSeed, run: str, fitted: str, scales: dict[str, floa
 def measure(unit: DemoSeed) -> Scores:
     """Top-1 of networks and of their combinations."""
     cache = f"--data.flow.cache={unit.folder / 'flow-cache'}"
-    scores = {"flow": unit.score("flow", "flow", *EPOCHS, cache, in_tests=["--data.flow.cache=null"])}
+    scores = {"flow": unit.score("flow", "flow", *EPOCHS, cache, in_tests=["--data.flow={cache: null}"])}
     for stream in ("mv", "residual", "iframe"):
         scores[stream] = unit.score(stream, stream)
     scores["P: labels"] = teach(unit, "p-labels", 0, 0)
