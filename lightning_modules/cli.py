@@ -87,6 +87,9 @@ COMMANDS = {
         "Compute optical flow before an experiment trains.",
         takes_arguments=True,
     ),
+    "kinetics-subset": Command(
+        "datamodules.annotations.kinetics_subset.write_subset", "Write the list of a seeded part of Kinetics-400."
+    ),
     "receptive-field": Command(
         "lightning_modules.visual_comparison.compare_receptive_fields",
         "Draw effective receptive fields of several runs side by side.",
@@ -144,7 +147,7 @@ def _run_plain(name: str, args: list[str]) -> None:
         function(args)
         return
     parser = ArgumentParser(prog=f"streamkd {name}", description=command.summary, exit_on_error=False)
-    parser.add_function_arguments(function, as_group=False, as_positional=command.is_positional)
+    parser.add_function_arguments(function, as_group=False, as_positional=command.is_positional, sub_configs=True)
     function(**parser.instantiate(parser.parse_args(_with_values(args, function))))
 
 

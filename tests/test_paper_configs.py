@@ -1,4 +1,5 @@
-"""The recipes on UCF-101 and HMDB-51: the papers' numbers, names that networks have, and the README's chain, run."""
+"""The recipes on UCF-101, HMDB-51 and a part of Kinetics: the papers' numbers, names that networks have, and the
+README's chains, run."""
 
 import json
 import os
@@ -15,6 +16,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from datamodules.compressed_video import CompressedVideoDataModule
+from datamodules.flow_cache import FlowSettings
 from lightning_modules.analysis.cost import cost_of
 from lightning_modules.checkpoints import build_network, without_weights
 from lightning_modules.exit_networks import ExitNetworks
@@ -23,7 +26,11 @@ from lightning_modules.parameter_rules import ParameterRule, build_optimizer
 
 ROOT = Path(__file__).parents[1]
 STREAMS = ("mv", "residual", "iframe")
+P_STREAM = "mv+residual"
+FILES = {P_STREAM: "p_stream"}  # where they are not named for their stream
+CHANNELS = {"mv": 2, "residual": 3, "iframe": 3, "flow": 2, P_STREAM: 5}
 CLASSES = {"ucf101": 101, "hmdb51": 51}
+IP_TSN = {**CLASSES, "kinetics_subset": 40}
 # Learning rate, batch, steps, epochs of CoViAR's README.
 COVIAR = {
     ("ucf101", "mv"): (0.01, 80, [150, 270, 390], 510),
@@ -32,6 +39,12 @@ COVIAR = {
     ("hmdb51", "mv"): (0.005, 80, [120, 200, 280], 360),
     ("hmdb51", "residual"): (0.001, 80, [120, 180, 240], 300),
     ("hmdb51", "iframe"): (0.0003, 40, [55, 110, 165], 220),
+}
+# Of IP TSN's nothing is known: CoViAR's for motion vectors; and for Kinetics, of as many videos, those for UCF-101.
+TRAINING = COVIAR | {
+    (data_set, stream): COVIAR[data_set if data_set in CLASSES else "ucf101", "iframe" if stream == "iframe" else "mv"]
+    for data_set in IP_TSN
+    for stream in (("flow", P_STREAM) if data_set in CLASSES else ("flow", P_STREAM, "iframe"))
 }
 TINY_NETWORK = {"width": 4, "num_classes": 2, "weights": None, "sha256": None}
 TINY_DATA = "--data.size 32 --data.batch_size 4 --data.num_workers 0 --data.annotations.check_sizes false"
@@ -49,8 +62,12 @@ def rules(config: dict[str, Any], data_set: str) -> list[ParameterRule]:
     return [ParameterRule(**rule) for rule in given]
 
 
+def read_stream(data_set: str, stream: str) -> dict[str, Any]:
+    return read(data_set, FILES.get(stream, stream))
+
+
 def network_of(data_set: str, stream: str) -> dict[str, Any]:
-    return without_weights(read(data_set, stream)["model"]["init_args"]["network"])
+    return without_weights(read_stream(data_set, stream)["model"]["init_args"]["network"])
 
 
 def options_by_name(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, tuple[float, float]]:
@@ -59,17 +76,20 @@ def options_by_name(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict
     return {names[p]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
 
 
-@pytest.mark.parametrize(("data_set", "stream"), COVIAR)
+@pytest.mark.parametrize(("data_set", "stream"), TRAINING)
 def test_streams_are_trained_with_coviars_numbers(data_set: str, stream: str) -> None:
-    config = read(data_set, stream)
+    config = read_stream(data_set, stream)
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     schedule = model["lr_scheduler"]["init_args"]["milestones"]
     came = model["optimizer"]["init_args"]["lr"], data["batch_size"], schedule, config["trainer"]["max_epochs"]
-    assert came == COVIAR[data_set, stream]
+    assert came == TRAINING[data_set, stream]
     assert (0.66 in data["scales"]) == (stream == "iframe")
     assert (data["num_segments"], data["test_segments"], data["test_crops"]) == (3, 25, 10)
-    assert model["network"]["init_args"]["num_classes"] == CLASSES[data_set]
-    assert model["network"]["init_args"]["sha256"][:8] in model["network"]["init_args"]["weights"]
+    assert model["stream"] == stream
+    network = model["network"]["init_args"]
+    assert (network["num_classes"], network["in_channels"]) == (IP_TSN[data_set], CHANNELS[stream])
+    assert network["input_norm"] == (stream != "iframe")
+    assert network["sha256"][:8] in network["weights"]
 
 
 def coviar(name: str, stream: str) -> tuple[float, float]:
@@ -80,9 +100,9 @@ def coviar(name: str, stream: str) -> tuple[float, float]:
     return (1, decay) if name.startswith("fc.") else (0.01, decay)
 
 
-@pytest.mark.parametrize(("data_set", "stream"), COVIAR)
+@pytest.mark.parametrize(("data_set", "stream"), TRAINING)
 def test_parameters_have_coviars_multipliers(data_set: str, stream: str) -> None:
-    config = read(data_set, stream)
+    config = read_stream(data_set, stream)
     with torch.device("meta"):
         network = build_network(network_of(data_set, stream))
     optimizer = build_optimizer(lambda p: torch.optim.SGD(p, lr=1, weight_decay=1), network, rules(config, data_set))
@@ -90,11 +110,14 @@ def test_parameters_have_coviars_multipliers(data_set: str, stream: str) -> None
     assert options_by_name(optimizer, network) == expected
 
 
+Layouts = tuple[tuple[str, str], ...]  # of exits, by stream
+
+
 @cache
-def exit_networks(data_set: str, layouts: tuple[str, ...], iframe: str = "resnet50") -> EarlyExitNetworks:
+def exit_networks(data_set: str, layouts: Layouts, iframe: str = "resnet50") -> EarlyExitNetworks:
     """The streams' networks with exits, without values."""
     configs = {}
-    for stream, layout in zip(STREAMS, layouts, strict=True):
+    for stream, layout in layouts:
         backbone = network_of(data_set, stream)
         if stream == "iframe":
             backbone["class_path"] = f"lightning_modules.networks.{iframe}"
@@ -105,45 +128,118 @@ def exit_networks(data_set: str, layouts: tuple[str, ...], iframe: str = "resnet
 
 
 @pytest.mark.parametrize("data_set", CLASSES)
-def test_exits_learn_at_the_rates_of_their_streams(data_set: str) -> None:
-    config = read(data_set, "pkd")
+@pytest.mark.parametrize(("experiment", "num_exits"), [("pkd", 12), ("pkd_ip", 8)])
+def test_exits_learn_at_the_rates_of_their_streams(data_set: str, experiment: str, num_exits: int) -> None:
+    config = read(data_set, experiment)
     model = config["model"]["init_args"]
-    networks = exit_networks(data_set, tuple(model["exits"][stream] for stream in STREAMS))
-    assert len(networks.exit_names) == 12
+    networks = exit_networks(data_set, tuple(model["exits"].items()))
+    assert len(networks.exit_names) == num_exits
     options = model["optimizer"]["init_args"]
     optimizer = build_optimizer(lambda p: torch.optim.Adam(p, **options), networks, rules(config, data_set))
     rates = {name: lr for name, (lr, _) in options_by_name(optimizer, networks).items()}
     learning = [name for name, parameter in networks.named_parameters() if parameter.requires_grad]
-    expected = {name: COVIAR[data_set, name.split(".")[1]][0] for name in learning}
+    expected = {name: TRAINING[data_set, name.split(".")[1]][0] for name in learning}
     assert rates == pytest.approx(expected)
-    assert sum(model["stages"]["init_args"]["lengths"]) == config["trainer"]["max_epochs"] == 300
+    stages = model["stages"]["init_args"]
+    assert stages["teachers"] == list(model["networks"])
+    assert sum(stages["lengths"]) == config["trainer"]["max_epochs"] == 300
 
 
 @pytest.mark.parametrize("data_set", CLASSES)
 def test_each_experiment_takes_what_the_one_before_leaves(data_set: str) -> None:
-    best = {name: f"{read(data_set, name)['run_dir']}/checkpoints/best.ckpt" for name in (*STREAMS, "pkd")}
-    networks = {stream: best[stream] for stream in STREAMS}
+    networks = {stream: best(data_set, stream) for stream in STREAMS}
     assert read(data_set, "pkd")["model"]["init_args"]["networks"] == networks
     assert read(data_set, "fusion")["model"]["init_args"]["networks"] == networks
-    assert read(data_set, "wise")["model"]["init_args"]["exits"] == best["pkd"]
+    assert read(data_set, "wise")["model"]["init_args"]["exits"] == best(data_set, "pkd")
 
 
-@pytest.mark.parametrize("data_set", CLASSES)
-@pytest.mark.parametrize("experiment", [*STREAMS, "pkd", "wise", "fusion"])
+def best(data_set: str, experiment: str) -> str:
+    return f"{read(data_set, experiment)['run_dir']}/checkpoints/best.ckpt"
+
+
+@pytest.mark.parametrize("data_set", IP_TSN)
+def test_ip_tsn_takes_what_the_experiments_before_it_leave(data_set: str) -> None:
+    assert read(data_set, "p_stream")["model"]["init_args"]["teacher"] == best(data_set, "flow")
+    networks = {"iframe": best(data_set, "iframe"), P_STREAM: best(data_set, "p_stream")}
+    assert read(data_set, "ip_tsn")["model"]["init_args"]["networks"] == networks
+    if data_set in CLASSES:
+        assert read(data_set, "pkd_ip")["model"]["init_args"]["networks"] == networks
+        (backbones,) = re.findall(r"--model.exits (\S+pkd_ip/\S+)", text(data_set, "wise"))
+        assert backbones == best(data_set, "pkd_ip")
+    (resnet152,) = re.findall(r"--model.networks.iframe (\S+)/checkpoints/best.ckpt", text(data_set, "ip_tsn"))
+    assert f"--run_dir {resnet152} --model.network lightning_modules.networks.resnet152" in text(data_set, "iframe")
+
+
+def text(data_set: str, experiment: str) -> str:
+    return (ROOT / "configs" / data_set / f"{experiment}.yaml").read_text()
+
+
+def data_of(data_set: str, experiment: str) -> CompressedVideoDataModule:
+    given = read(data_set, experiment)["data"]["init_args"]
+    flow = FlowSettings(**given.get("flow", {}))
+    return CompressedVideoDataModule(**{**given, "annotations": None, "index_cache": None, "flow": flow})
+
+
+@pytest.mark.parametrize("data_set", IP_TSN)
+def test_data_have_what_networks_of_ip_tsn_see_and_flow_in_training_alone(data_set: str) -> None:
+    flow, p_stream, both = (data_of(data_set, name) for name in ("flow", "p_stream", "ip_tsn"))
+    assert flow.reader.flow == p_stream.reader.flow == FlowSettings("dis", "medium", f"data/{data_set}_flow")
+    assert flow.reader.reference == p_stream.reader.reference == both.reader.reference == "iframe"
+    assert flow.test_reader.shapes == {"flow": (25, 2, 224, 224)}
+    assert p_stream.reader.shapes == {P_STREAM: (3, 5, 224, 224), "flow": (3, 2, 224, 224)}
+    assert p_stream.eval_reader.shapes == {P_STREAM: (3, 5, 224, 224)}
+    expected = {"iframe": (25, 3, 224, 224), P_STREAM: (25, 5, 224, 224)}
+    assert both.reader.shapes == both.test_reader.shapes == expected
+    assert (both.fit_split, both.test_reader.num_views) == ("val", 10)
+    stand_ins = {getattr(data.reader.source.stand_ins, "directory", None) for data in (flow, p_stream, both)}
+    assert len(stand_ins) == 1, "the cache of flow is of one encoding"
+    assert (stand_ins == {None}) == (data_set == "ucf101")
+
+
+def test_flow_distillation_has_the_weights_of_mars() -> None:
+    for data_set in IP_TSN:
+        model = read(data_set, "p_stream")["model"]["init_args"]
+        assert (model["feature_weight"], model["logit_weight"], model["temperature"]) == (50, 1, 2)
+
+
+def test_as_many_classes_are_listed_as_networks_tell_apart() -> None:
+    assert len(read("kinetics_subset", "annotations")["init_args"]["class_names"]) == IP_TSN["kinetics_subset"]
+
+
+THREE, TWO = [*STREAMS], ["iframe", P_STREAM]
+# Streams whose networks' cost a header tells, in one sum or one by one; exits; whether ResNet-152 follows.
+COSTS: dict[str, tuple[list[list[str]], bool, bool]] = {
+    "mv": ([["mv"]], False, False),
+    "residual": ([["residual"]], False, False),
+    "iframe": ([["iframe"]], False, True),
+    "pkd": ([THREE], True, True),
+    "wise": ([THREE], True, True),
+    "fusion": ([THREE], False, True),
+    "flow": ([["flow"]], False, False),
+    "p_stream": ([[P_STREAM], ["flow"]], False, False),
+    "ip_tsn": ([TWO], False, True),
+    "pkd_ip": ([TWO], True, True),
+}
+
+
+@pytest.mark.parametrize(
+    ("data_set", "experiment"),
+    [(d, e) for d in IP_TSN for e in COSTS if d in CLASSES or e in ("flow", "p_stream", "iframe", "ip_tsn")],
+)
 def test_headers_tell_the_multiply_adds(data_set: str, experiment: str) -> None:
-    layouts = ("resnet18", "resnet18", "resnet50") if experiment in ("pkd", "wise") else ("", "", "")
-    depths = ("resnet50",) if experiment in ("mv", "residual") else ("resnet50", "resnet152")
-    text = (ROOT / "configs" / data_set / f"{experiment}.yaml").read_text()
-    (line,) = re.findall(r"^# Cost .*", text, re.MULTILINE)
-    told = re.findall(r"\d+\.\d\d", line)
-    assert told == [f"{giga_of(exit_networks(data_set, layouts, depth), experiment):.2f}" for depth in depths]
+    groups, have_exits, with_resnet152 = COSTS[experiment]
+    (line,) = re.findall(r"^# Cost .*", text(data_set, experiment), re.MULTILINE)
+    depths = ("resnet50", "resnet152") if with_resnet152 else ("resnet50",)
+    expected = [giga_of(data_set, streams, have_exits, depth) for streams in groups for depth in depths]
+    assert re.findall(r"\d+\.\d\d", line) == [f"{giga:.2f}" for giga in expected]
 
 
-def giga_of(networks: EarlyExitNetworks, experiment: str) -> float:
-    """Multiply-adds of one frame of the experiment's stream, or of each."""
-    chosen: Any = dict(networks.networks.items())
-    streams = {s: clip(network) for s, network in chosen.items() if experiment in (s, "pkd", "wise", "fusion")}
-    return cost_of(EarlyExitNetworks({s: chosen[s] for s in streams}), streams).total / 1e9
+def giga_of(data_set: str, streams: list[str], have_exits: bool, depth: str) -> float:
+    """Multiply-adds of one frame of each stream."""
+    layouts = {stream: "resnet50" if stream == "iframe" else "resnet18" for stream in streams}
+    networks = exit_networks(data_set, tuple((s, layouts[s] if have_exits else "") for s in streams), depth)
+    members: Any = dict(networks.networks.items())
+    return cost_of(networks, {stream: clip(network) for stream, network in members.items()}).total / 1e9
 
 
 def clip(network: Any) -> Tensor:
@@ -156,13 +252,17 @@ def flat(values: Any, key: str = "") -> dict[str, Any]:
     return {k: v for name, value in values.items() for k, v in flat(value, f"{key}.{name}".lstrip(".")).items()}
 
 
-@pytest.mark.parametrize("experiment", [*STREAMS, "pkd", "wise", "fusion"])
+@pytest.mark.parametrize("experiment", COSTS)
 def test_data_sets_differ_in_the_papers_numbers_and_in_paths_alone(experiment: str) -> None:
     first, second = (flat(read(data_set, experiment)) for data_set in CLASSES)
     different = {key.rpartition(".")[2] for key in first | second if first.get(key) != second.get(key)}
-    paths = {"run_dir", "index_cache", "reencode_dir", "exits", *(STREAMS if experiment in ("pkd", "fusion") else ())}
+    paths = {"run_dir", "index_cache", "reencode_dir", "exits", "teacher", "cache", *networks_of(experiment)}
     numbers = {"num_classes", "lr", "parameter_rules", "batch_size", "milestones", "max_epochs"}
     assert different <= paths | numbers | ({"streams"} if experiment == "iframe" else set())
+
+
+def networks_of(experiment: str) -> list[str]:
+    return list(read("ucf101", experiment)["model"]["init_args"].get("networks", ()))
 
 
 @pytest.fixture
@@ -175,8 +275,8 @@ def miniature(tmp_path: Path, tiny_videos: Path, monkeypatch: pytest.MonkeyPatch
         list_clips(lists / "trainlist02.txt", label, 8, [*tiny_videos.glob(f"[tv][ra]*/{label}/*")])
         list_clips(lists / "testlist02.txt", label, 1, [*tiny_videos.glob(f"test/{label}/*")])
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    for stream in STREAMS:
-        path = tmp_path / f"configs/ucf101/{stream}.yaml"
+    for stream in CHANNELS:
+        path = tmp_path / f"configs/ucf101/{FILES.get(stream, stream)}.yaml"
         config = yaml.safe_load(path.read_text())
         config["model"]["init_args"]["network"]["init_args"] |= TINY_NETWORK
         path.write_text(yaml.safe_dump(config))
@@ -196,31 +296,37 @@ def list_clips(path: Path, label: str, first_group: int, videos: list[Path]) -> 
             file.write(f"{name}/{clip.name}.avi{number}\n")
 
 
-def readme_commands(folder: Path, **variables: str) -> list[list[str]]:
-    """What the README's chain would call, by a shell that has a `lightning` which only notes its arguments."""
-    (block,) = re.findall(r"```bash\n(data_set=.*?)```", (ROOT / "configs/README.md").read_text(), re.DOTALL)
+def readme_commands(folder: Path, heading: str, **variables: str) -> list[list[str]]:
+    """What the chain below a heading of the README would call, by a shell whose commands only note their arguments."""
+    section = (ROOT / "configs/README.md").read_text().partition(f"\n## {heading}")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"```bash\n(data_set=.*?)```", section, re.DOTALL)
     for name, value in variables.items():
         block = re.sub(rf"^{name}=\S+", f"{name}={value}", block, flags=re.MULTILINE)
-    stub = folder / "bin/lightning"
-    stub.parent.mkdir()
-    stub.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\nprintf "\\n"\n')
-    stub.chmod(0o755)
-    path = f"{stub.parent}:{os.environ['PATH']}"
+    (folder / "bin").mkdir()
+    for stub in (folder / "bin/lightning", folder / "bin/streamkd"):
+        stub.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\nprintf "\\n"\n')
+        stub.chmod(0o755)
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
     done = subprocess.run(["bash", "-euc", block], env={"PATH": path}, capture_output=True, text=True, check=True)
     return [line.split("\0")[:-1] for line in done.stdout.splitlines()]
 
 
 def tiny(command: list[str]) -> list[str]:
     """A command at a tiny scale."""
-    is_pkd = "configs/ucf101/pkd.yaml" in command
-    options = f"{TINY_DATA} {TINY_TRAINER} {3 if is_pkd else 1}"
-    if any(f"configs/ucf101/{stream}.yaml" in command for stream in STREAMS):
+    if command[0] == "flow":
+        return [*command, *TINY_DATA.split(), "--num_workers", "0"]
+    stages = {"configs/ucf101/pkd.yaml": [1, 1, 1], "configs/ucf101/pkd_ip.yaml": [1, 2]}
+    lengths = next((stages[argument] for argument in command if argument in stages), [])
+    options = f"{TINY_DATA} {TINY_TRAINER} {sum(lengths) or 1}"
+    if any(f"configs/ucf101/{FILES.get(stream, stream)}.yaml" in command for stream in CHANNELS):
         options += " --data.test_segments 2"
-    return [*command, *options.split(), *(["--model.stages.lengths", "[1, 1, 1]"] if is_pkd else [])]
+    if "configs/ucf101/ip_tsn.yaml" in command:
+        options += " --data.num_segments 2"
+    return [*command, *options.split(), *(["--model.stages.lengths", str(lengths)] if lengths else [])]
 
 
 def test_the_readmes_chain_runs(miniature: Path, streamkd: Callable[..., int | None]) -> None:
-    commands = readme_commands(miniature, data_set="ucf101", split="2")
+    commands = readme_commands(miniature, "The papers' recipes", data_set="ucf101", split="2")
     assert len(commands) == 10
     for command in commands:
         assert streamkd(*tiny(command)) == 0, command
@@ -233,3 +339,30 @@ def test_the_readmes_chain_runs(miniature: Path, streamkd: Callable[..., int | N
 
 def metrics_of(run: Path) -> dict[str, float]:
     return json.loads((run / "test.json").read_text())["metrics"]
+
+
+def test_the_readmes_chain_of_ip_tsn_runs(miniature: Path, streamkd: Callable[..., int | None]) -> None:
+    pytest.importorskip("cv2")
+    commands = readme_commands(miniature, "Flow-distilled P-streams", data_set="ucf101", split="2")
+    assert len(commands) == 9
+    for command in commands:
+        assert streamkd(*tiny(command)) == 0, command
+    flow = list((miniature / "data/ucf101_flow").rglob("*.zip"))
+    assert len(flow) == 21, "of all splits: a teacher is tested"
+    assert streamkd(*tiny(["fit", *distillation_of(commands[-1])])) == 0, "the P-stream is a backbone too"
+    for network in (miniature / "runs/ucf101/split2").glob("*/checkpoints/best.ckpt"):
+        if "ip_tsn" not in network.parts:
+            network.unlink()
+    shutil.rmtree(miniature / "data/ucf101_flow")
+    assert streamkd(*tiny(commands[-1])) == 0, "its checkpoint holds both networks, and no flow is read"
+    assert not (miniature / "data/ucf101_flow").exists()
+    tested = metrics_of(miniature / "runs/ucf101/split2/ip_tsn")
+    assert tested["test/num_videos"] == 5
+    assert {name for name in tested if "top1_alone/" in name} == {
+        f"test/top1_alone/{stream}/final" for stream in ("iframe", P_STREAM)
+    }
+
+
+def distillation_of(test: list[str]) -> list[str]:
+    """The arguments of `pkd_ip.yaml` for the networks of a test of `ip_tsn.yaml`."""
+    return [argument.replace("ip_tsn", "pkd_ip") for argument in test[1:]]

@@ -10,6 +10,7 @@ from datamodules.annotations.fcvid import FCVID
 from datamodules.annotations.grouped_folders import GroupedFolders
 from datamodules.annotations.hmdb51 import HMDB51
 from datamodules.annotations.kinetics import Kinetics400, MiniKinetics
+from datamodules.annotations.kinetics_subset import KineticsSubset
 from datamodules.annotations.protocol import SPLITS, Annotations, Split, VideoRecord
 from datamodules.annotations.something_something import SomethingSomethingV2
 from datamodules.annotations.ucf101 import UCF101
@@ -27,6 +28,7 @@ __all__ = [
     "ClassFolders",
     "GroupedFolders",
     "Kinetics400",
+    "KineticsSubset",
     "MiniKinetics",
     "SomethingSomethingV2",
     "Split",

@@ -1,5 +1,7 @@
 """Seeded choices of whole groups of videos, so that no person, scene or source stands on two sides of a split."""
 
+import hashlib
+import os
 from collections.abc import Iterable, Sequence
 
 from datamodules.randomness import generator
@@ -9,6 +11,11 @@ def shuffled(groups: Iterable[str], seed: int) -> list[str]:
     """The different groups in an order that depends on their names and the seed alone."""
     names = sorted(set(groups))
     return [names[i] for i in generator(seed).permutation(len(names))]
+
+
+def ranked(names: Iterable[str], seed: int) -> list[str]:
+    """The different names in the order of the SHA-256 of `<seed> <name>`, in which no name moves another."""
+    return sorted(set(names), key=lambda name: hashlib.sha256(os.fsencode(f"{seed} {name}")).digest())
 
 
 def first_share(order: Sequence[str], fraction: float) -> list[str]:

@@ -16,12 +16,15 @@ READERS = sorted(
 
 
 def test_all_readers_are_here():
-    assert len(READERS) == 10
+    assert len(READERS) == 11
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_class_path_is_enough_and_nothing_is_read(name: str, tmp_path) -> None:
-    required: dict[str, Any] = {"GroupedFolders": {"pattern": "_g(.)"}}.get(name, {})
+    required: dict[str, Any] = {
+        "GroupedFolders": {"pattern": "_g(.)"},
+        "KineticsSubset": {"class_names": ["vault"], "videos_per_class": 1},
+    }.get(name, {})
     value = {"class_path": f"datamodules.annotations.{name}", "init_args": {"root": "nowhere", **required}}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--annotations", type=Annotations)
