@@ -293,6 +293,8 @@ class TestCache:
     def test_unknown_policies(self):
         with pytest.raises(ValueError, match=r"flow\.missing: expected one of rebuild, refuse"):
             FlowSettings(missing="compute")
+        with pytest.raises(ValueError, match=r"flow\.cache: expected a folder, got None; .* '\{cache: null\}'"):
+            FlowSettings(cache="None")
 
     @staticmethod
     def made(file):
