@@ -41,7 +41,7 @@ class DistillationModule(RecognitionModule):
         teacher: checkpoint of a ``RecognitionModule`` of the same classes.
         teacher_stream: which stream the teacher sees.
         teacher_norm: by which statistics the teacher's BatchNorm normalises, see ``FrozenTeacher``.
-        matchings: what the student learns from the teacher; of none the teacher does not run.
+        matchings: what the student learns from the teacher; for none, no teacher is read.
         options: those of ``RecognitionModule``.
     """
 
@@ -72,8 +72,8 @@ class DistillationModule(RecognitionModule):
     @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit":
-            check_streams(getattr(self.trainer, "datamodule", None), [self.teacher_stream] if self.matchings else [])
+        if stage == "fit" and self.matchings:
+            check_streams(getattr(self.trainer, "datamodule", None), [self.teacher_stream])
             self.teacher = self.load_teacher()
 
     def load_teacher(self) -> FrozenTeacher:
@@ -105,17 +105,16 @@ class DistillationModule(RecognitionModule):
 
     @override
     def on_fit_start(self) -> None:
-        assert self.teacher is not None
-        self.teacher.to(self.device, next(self.network.parameters()).dtype)
-        terms = [matching.describe(self.num_classes) for matching in self._terms] or ["not asked in training"]
-        rank_zero_only(print)(f"teacher {self.source}: {'; '.join(terms)}", flush=True)
+        if self.teacher is not None:
+            self.teacher.to(self.device, next(self.network.parameters()).dtype)
+            terms = "; ".join(matching.describe(self.num_classes) for matching in self._terms)
+            rank_zero_only(print)(f"teacher {self.source}: {terms}", flush=True)
 
     @override
     def answer(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits of the student, and the terms of the loss that the teacher adds."""
-        if not self.matchings:
+        if self.teacher is None:
             return super().answer(batch)
-        assert self.teacher is not None
         assert isinstance(self.network, Backbone)
         teacher = self.teacher(stream_of(batch, self.teacher_stream, self.teacher.network))
         student = Taps.of(self.network, stream_of(batch, self.stream, self.network))

@@ -80,7 +80,6 @@ class FlowDistillationModule(DistillationModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and self.start_from_teacher:  # a resumed fit gets its own weights afterwards
-            assert self.teacher is not None
-            source = self.teacher.network
+            source = (self.teacher or self.load_teacher()).network
             shared = source.in_channels if self.stream.split("+")[0] == VECTORS else 0
             start_from(self.network, source, num_shared=shared)

@@ -128,10 +128,17 @@ def test_gradients_reach_the_student_only(tmp_path: Path, teacher: str) -> None:
     assert all(not torch.equal(p, started[name]) for name, p in module.network.named_parameters())
 
 
-def test_without_terms_data_need_no_flow(tmp_path: Path, teacher: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = make_module(teacher, feature_weight=0, logit_weight=0)
+def test_without_terms_neither_flow_nor_a_teacher_is_needed(tmp_path: Path) -> None:
+    module = make_module("gone.ckpt", feature_weight=0, logit_weight=0)
     make_trainer(tmp_path).fit(module, Clips(("mv+residual",)))
-    assert "not asked in training" in capsys.readouterr().out
+    assert module.teacher is None
+    assert module.trainer.global_step == 3
+
+
+def test_a_start_alone_needs_no_flow(tmp_path: Path, teacher: str) -> None:
+    module = make_module(teacher, feature_weight=0, logit_weight=0, start_from_teacher=True)
+    make_trainer(tmp_path, max_steps=0, limit_val_batches=0).fit(module, Clips(("mv+residual",)))
+    assert torch.equal(module.network.layer1[0].conv1.weight, load_network(teacher).network.layer1[0].conv1.weight)
 
 
 def test_checkpoints_know_nothing_of_the_teacher(tmp_path: Path, teacher: str) -> None:
