@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 UT_INTERACTION ?= data/ut_interaction
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-resolution
+.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-resolution bench-streams
 .SECONDARY:
 SHELL := bash
 .SHELLFLAGS := -e -o pipefail -c
@@ -91,6 +91,9 @@ bench-distillation: $(VENV)/.installed ## time a distillation step and run again
 
 bench-resolution: $(VENV)/.installed ## time a cross-resolution step, and inference by resolution
 	$(BIN)/python tests/benchmarks/bench_resolution.py
+
+bench-streams: $(VENV)/.installed ## time the P-stream's input against optical flow, two networks against three; VIDEOS as above
+	$(BIN)/python tests/benchmarks/bench_streams.py $(VIDEOS)
 
 bench-lazy: $(VENV)/.installed ## time lazy exits against full inference on the demo's test videos (after configs/demo/pkd.yaml)
 	$(BIN)/python tests/benchmarks/lazy_exits.py $(ARGUMENTS)

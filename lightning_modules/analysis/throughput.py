@@ -109,6 +109,14 @@ def measure_throughput(
     )
 
 
+def processor() -> str:
+    """The model as Linux knows it; elsewhere what Python knows."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
 def _seconds(network: nn.Module, clips: Tensor) -> float:
     synchronise = SYNCHRONISE.get(clips.device.type, lambda: None)
     synchronise()
@@ -136,15 +144,7 @@ def _name(dtype: torch.dtype) -> str:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
-
-
-def _processor() -> str:
-    """The model as Linux knows it; elsewhere what Python knows."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    return f"{processor()}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
 def _versions(device: torch.device) -> str:

@@ -14,34 +14,22 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import av
-import numpy as np
+from encoded_videos import described, encoded
+from interleaved import Clock, Job, in_turns, over, quartiles
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from datamodules.bitstream import CompressedVideo, build_index, encode_frames, reencode
+from datamodules.bitstream import CompressedVideo, build_index
 from datamodules.bitstream.index import VideoIndex
+from lightning_modules.analysis.throughput import processor
 from lightning_modules.freed_memory import keep_freed_memory
 
-NUM_GOPS, GOP_SIZE, WIDTH, HEIGHT = 10, 12, 340, 256
 OTHERS = ("least", "ours + open", "decord RGB", "PyAV RGB")
-Job = Callable[[], object]
-Clock = Callable[[], float]
-
-
-def synthetic_frames() -> Iterator[np.ndarray]:
-    """A textured scene under a slowly panning camera, with an object that crosses it and sensor noise."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (80, 160, 3)).astype(np.float32)
-    scene = np.kron(coarse, np.ones((8, 8, 1), np.float32)) * 0.5 + rng.normal(64, 12, (640, 1280, 3))
-    for t in range(NUM_GOPS * GOP_SIZE):
-        frame = scene[t : t + HEIGHT, 2 * t : 2 * t + WIDTH].copy()
-        frame[80:180, 2 * t : 2 * t + 60] = scene[:100, :60][:, : max(0, WIDTH - 2 * t)]
-        yield np.clip(frame + rng.normal(0, 2, frame.shape), 0, 255).astype(np.uint8)
 
 
 class BareDecoder:
@@ -183,31 +171,11 @@ def jobs(path: str) -> dict[str, dict[str, Job | None]]:
     }
 
 
-def seconds(job: Job, clock: Clock) -> float:
-    start = clock()
-    job()
-    return clock() - start
-
-
-def measure(contenders: dict[str, Job | None], rounds: int, clock: Clock) -> dict[str, list[float]]:
-    """Seconds of every contender in every round, contenders taking turns within a round."""
-    running = {name: job for name, job in contenders.items() if job is not None}
-    for job in running.values():
-        job()
-    taken: dict[str, list[float]] = {name: [] for name in running}
-    for number in range(rounds):
-        order = list(running) if number % 2 else list(running)[::-1]
-        for name in order:
-            taken[name].append(seconds(running[name], clock))
-    return taken
-
-
 def row(job: str, rounds: dict[str, list[float]]) -> list[str]:
-    ratios = {name: [a / b for a, b in zip(rounds[name], rounds["bare"], strict=True)] for name in rounds}
-    low, middle, high = statistics.quantiles(ratios["ours"], n=4)
+    ratios = over(rounds, "bare")
     others = [f"{statistics.median(ratios[name]):.2f}" if name in ratios else "-" for name in OTHERS]
     bare = f"{1000 * statistics.median(rounds['bare']):.2f}"
-    return [job, f"{middle:.2f}", f"{low:.2f}-{high:.2f}", *others, bare]
+    return [job, *quartiles(ratios["ours"]), *others, bare]
 
 
 def table(title: str, paths: list[str], rounds: int, clock: Clock, console: Console) -> Table:
@@ -215,22 +183,13 @@ def table(title: str, paths: list[str], rounds: int, clock: Clock, console: Cons
     taken: dict[str, dict[str, list[float]]] = {}
     for path in track(paths, description=title, console=console, transient=True):
         for job, contenders in jobs(path).items():
-            for name, figures in measure(contenders, rounds, clock).items():
+            running = {name: run for name, run in contenders.items() if run is not None}
+            for name, figures in in_turns(running, rounds, clock=clock).items():
                 taken.setdefault(job, {}).setdefault(name, []).extend(figures)
     result = Table("job", "ours", "quartiles", *OTHERS, "bare, ms", title=f"{title}: ratio over bare decoding")
     for job, figures in taken.items():
         result.add_row(*row(job, figures))
     return result
-
-
-def encoded(videos: list[Path], codec: str, folder: Path) -> list[str]:
-    """The videos, or the synthetic scene where there are none, in one recipe."""
-    targets = [folder / f"{number}.{codec}.mp4" for number in range(max(1, len(videos)))]
-    for video, target in zip(videos, targets, strict=False):
-        reencode(video, target, codec=codec, gop_size=GOP_SIZE)
-    if not videos:
-        encode_frames(synthetic_frames(), targets[0], codec=codec, gop_size=GOP_SIZE)
-    return [str(target) for target in targets]
 
 
 def main() -> None:
@@ -244,12 +203,11 @@ def main() -> None:
     console = Console(width=120)
     decord_version = next((f", decord {d.__version__}" for d in [_decord()] if d), "")
     versions = f"{platform.platform()}; PyAV {av.__version__}{decord_version}"
-    console.print(f"{_processor()}; {versions}; {arguments.rounds} rounds, {clock.__name__}")
-    content = f"{len(arguments.videos)} videos, GOPs" if arguments.videos else f"{WIDTH}x{HEIGHT}, {NUM_GOPS} GOPs"
+    console.print(f"{processor()}; {versions}; {arguments.rounds} rounds, {clock.__name__}")
     with tempfile.TemporaryDirectory() as folder:
         for codec in ("mpeg4", "h264"):
             paths = encoded(arguments.videos, codec, Path(folder))
-            console.print(table(f"{codec}, {content} of {GOP_SIZE}", paths, arguments.rounds, clock, console))
+            console.print(table(f"{codec}, {described(arguments.videos)}", paths, arguments.rounds, clock, console))
 
 
 def _decord():
@@ -258,11 +216,6 @@ def _decord():
     except ImportError:
         return None
     return decord
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":
