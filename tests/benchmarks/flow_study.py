@@ -87,13 +87,13 @@ def measure(unit: DemoSeed) -> Scores:
     scores["P: logits"] = teach(unit, "p-logits", 0, 1)
     scores["P: both"] = teach(unit, "p-both", best, 1)
     scores["P: both, teacher start"] = teach(unit, "p-both-start", best, 1, start=True)
-    scores["mv: both"] = teach(unit, "mv-both", best, 1, stream="mv")
-    scores["residual: both"] = teach(unit, "residual-both", best, 1, stream="residual")
     scores["I + P"] = fuse(unit, "ip", {"iframe": "iframe", P_STREAM: "p-both"})
     scores["I + P, P by labels"] = fuse(unit, "ip-labels", {"iframe": "iframe", P_STREAM: "p-labels"})
     scores["I + MV + R"] = fuse(unit, "i-mv-r", {"mv": "mv", "residual": "residual", "iframe": "iframe"})
     scores["2 I + MV + R"] = fuse_as_coviar(unit, "2i-mv-r", "i-mv-r", {"mv": 1, "residual": 1, "iframe": 2})
     scores["I + flow"] = fuse(unit, "i-flow", {"iframe": "iframe", "flow": "flow"})
+    scores["mv: both"] = teach(unit, "mv-both", best, 1, stream="mv")
+    scores["residual: both"] = teach(unit, "residual-both", best, 1, stream="residual")
     return scores
 
 
