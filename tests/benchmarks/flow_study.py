@@ -29,21 +29,17 @@ FUSED = {
 }
 
 
-def teach(
-    unit: DemoSeed, run: str, features: float, logits: float, *, stream: str = P_STREAM, start: bool = False
-) -> Score:
-    """A student on `stream`: weights of features and logits, whether it starts from its teacher."""
-    streams = f"--data.streams=[{stream}]", "--data.privileged=[]"
-    if features or logits:
-        streams = f"--data.streams=[{stream},flow]", f"--data.flow.cache={unit.folder / 'flow-cache'}"
+def teach(unit: DemoSeed, run: str, features: float, logits: float, *, start: bool = False) -> Score:
+    """A P-stream: weights of features and logits, whether it starts from its teacher."""
+    data = [f"--data.flow.cache={unit.folder / 'flow-cache'}"]
+    if not features and not logits:
+        data = [f"--data.streams=[{P_STREAM}]", "--data.privileged=[]"]
     return unit.score(
         "p_stream",
         run,
         *EPOCHS,
-        *streams,
+        *data,
         f"--model.teacher={unit.best('flow')}",
-        f"--model.stream={stream}",
-        f"--model.network.init_args.in_channels={CHANNELS[stream]}",
         f"--model.feature_weight={features}",
         f"--model.logit_weight={logits}",
         f"--model.start_from_teacher={str(start).lower()}",
@@ -92,8 +88,6 @@ def measure(unit: DemoSeed) -> Scores:
     scores["I + MV + R"] = fuse(unit, "i-mv-r", {"mv": "mv", "residual": "residual", "iframe": "iframe"})
     scores["2 I + MV + R"] = fuse_as_coviar(unit, "2i-mv-r", "i-mv-r", {"mv": 1, "residual": 1, "iframe": 2})
     scores["I + flow"] = fuse(unit, "i-flow", {"iframe": "iframe", "flow": "flow"})
-    scores["mv: both"] = teach(unit, "mv-both", best, 1, stream="mv")
-    scores["residual: both"] = teach(unit, "residual-both", best, 1, stream="residual")
     return scores
 
 
