@@ -21,8 +21,9 @@ P_STREAM = "mv+residual"
 WEIGHTS = (1.0, 50.0)  # of features; MARS has 50
 CHANNELS = {"flow": 2, "mv": 2, "residual": 3, P_STREAM: 5, "iframe": 3}
 FUSED = {
-    "I + P": ("iframe", P_STREAM),
-    "I + P, P by labels": ("iframe", P_STREAM),
+    "I + P: labels": ("iframe", P_STREAM),
+    "I + P: features": ("iframe", P_STREAM),
+    "I + P: both": ("iframe", P_STREAM),
     "I + MV + R": ("iframe", "mv", "residual"),
     "2 I + MV + R": ("iframe", "mv", "residual"),
     "I + flow": ("iframe", "flow"),
@@ -83,8 +84,9 @@ def measure(unit: DemoSeed) -> Scores:
     scores["P: logits"] = teach(unit, "p-logits", 0, 1)
     scores["P: both"] = teach(unit, "p-both", best, 1)
     scores["P: both, teacher start"] = teach(unit, "p-both-start", best, 1, start=True)
-    scores["I + P"] = fuse(unit, "ip", {"iframe": "iframe", P_STREAM: "p-both"})
-    scores["I + P, P by labels"] = fuse(unit, "ip-labels", {"iframe": "iframe", P_STREAM: "p-labels"})
+    taught = {"labels": "p-labels", "features": f"p-features-{best:g}", "both": "p-both"}
+    for name, run in taught.items():
+        scores[f"I + P: {name}"] = fuse(unit, f"i-{run}", {"iframe": "iframe", P_STREAM: run})
     scores["I + MV + R"] = fuse(unit, "i-mv-r", {"mv": "mv", "residual": "residual", "iframe": "iframe"})
     scores["2 I + MV + R"] = fuse_as_coviar(unit, "2i-mv-r", "i-mv-r", {"mv": 1, "residual": 1, "iframe": 2})
     scores["I + flow"] = fuse(unit, "i-flow", {"iframe": "iframe", "flow": "flow"})
