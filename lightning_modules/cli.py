@@ -4,13 +4,15 @@
     streamkd demo-data|report|show ...
 
 Exit status: 0 done, 1 an error that is explained in one line, 130 interrupted, 143 terminated. An error nobody
-foresaw keeps its traceback. STREAMKD_TRACEBACK=1 shows the traceback of every error.
+foresaw keeps its traceback. STREAMKD_TRACEBACK=1 shows the traceback of every error. In a W&B sweep, an interrupted or
+terminated run ends by the signal itself.
 """
 
 import importlib
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -49,6 +51,8 @@ QUIET_WARNINGS = (
     r".*callbacks used to create the checkpoint need to be provided",  # those of fit, at test
 )
 TRACEBACK = "STREAMKD_TRACEBACK"
+SWEEP = "WANDB_SWEEP_ID"  # set by `wandb agent`
+BY_SIGNAL = 128  # an exit status above it names a signal
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,20 @@ def main(args: list[str] | None = None) -> None:
         _run(args)
     except BaseException as error:
         status = _explain(error)
+        if status > BY_SIGNAL and SWEEP in os.environ:
+            _end_by_signal(status)
         if status:
             sys.exit(status)
+
+
+def _end_by_signal(status: int) -> None:
+    """A run that its sweep stops early is none that failed: an agent gives up after five with a positive exit status."""
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown(status)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    signal.signal(status - BY_SIGNAL, signal.SIG_DFL)
+    os.kill(os.getpid(), status - BY_SIGNAL)
 
 
 def _run(args: list[str]) -> None:
@@ -207,6 +223,8 @@ def _one_line(error: BaseException) -> str:
     keys, reason = _reason(error)
     explained = isinstance(error, ArgumentError) or _raised_by_us(reason)
     hint = "" if explained else f" ({TRACEBACK}=1 shows where)"
+    if isinstance(error, ArgumentError) and SWEEP in os.environ:
+        hint = "; if it is a parameter of the sweep, correct it in the sweep's file (--print_config shows every key)"
     return " ".join([*keys, *str(reason).split()]) + hint
 
 

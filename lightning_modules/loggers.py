@@ -1,17 +1,16 @@
-"""Experiment trackers by one word of configuration: `logger: tensorboard` or `logger: wandb`."""
+"""Experiment trackers by one word of configuration: `logger: tensorboard`, `wandb` or `wandb+checkpoints`."""
 
-import os
-import secrets
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from datamodules.whole_file import open_whole
 from lightning_modules.run_directory import RunDirectory, RunError
+from lightning_modules.wandb_run import WandbRun, check_login
 
-LoggerName = Literal["tensorboard", "wandb"]
+LoggerName = Literal["tensorboard", "wandb", "wandb+checkpoints"]
+PACKAGES = {"tensorboard": "streamkd[tensorboard]"}
 
 
 def make_logger(name: LoggerName, run: RunDirectory, config: dict[str, Any]) -> Logger:
@@ -25,43 +24,31 @@ def make_logger(name: LoggerName, run: RunDirectory, config: dict[str, Any]) -> 
     Raises:
         RunError: if its package is not installed.
     """
-    makers = {"tensorboard": _tensorboard, "wandb": _wandb}
-    packages = {"tensorboard": "streamkd[tensorboard]", "wandb": "wandb"}
+    makers: dict[str, Callable[[], Logger]] = {
+        "tensorboard": lambda: TensorBoardLogger(run.path, name="", version="tensorboard", default_hp_metric=False),
+        "wandb": lambda: WandbRun(run, config),
+        "wandb+checkpoints": lambda: WandbRun(run, config, with_checkpoints=True),
+    }
+    with _missing_packages_explained(name):
+        return makers[name]()
+
+
+def check_loggers(names: Sequence[LoggerName]) -> None:
+    """Find out before any work whether loggers can log.
+
+    Raises:
+        RunError: a package is not installed, or W&B knows no key.
+    """
+    for name in names:
+        if name.startswith("wandb"):
+            with _missing_packages_explained(name):
+                check_login()
+
+
+@contextmanager
+def _missing_packages_explained(name: LoggerName) -> Iterator[None]:
     try:
-        return makers[name](run, config)
+        yield
     except ModuleNotFoundError as error:
-        raise RunError(f"logger: {name} needs a package: pip install '{packages[name]}' ({error})") from error
-
-
-def _tensorboard(run: RunDirectory, config: dict[str, Any]) -> Logger:
-    return TensorBoardLogger(run.path, name="", version="tensorboard", default_hp_metric=False)
-
-
-def _wandb(run: RunDirectory, config: dict[str, Any]) -> Logger:
-    """Project from WANDB_PROJECT; WANDB_MODE=offline keeps everything local."""
-    project = os.environ.get("WANDB_PROJECT", "streamkd")
-    run.path.mkdir(parents=True, exist_ok=True)
-    return WandbLogger(
-        name=run.path.name,
-        save_dir=run.path,
-        project=project,
-        id=_wandb_id(run),
-        resume="allow",
-        config=config,
-    )
-
-
-def _wandb_id(run: RunDirectory) -> str | None:
-    """One W&B run per run directory; a sweep's agent chooses its own by WANDB_RUN_ID."""
-    if "WANDB_RUN_ID" in os.environ:
-        return os.environ["WANDB_RUN_ID"]
-    file = run.path / "wandb_id"
-    if not file.is_file():
-        _write_new_id(file)
-    return file.read_text() if file.is_file() else None
-
-
-@rank_zero_only
-def _write_new_id(file: Path) -> None:
-    with open_whole(file) as handle:
-        handle.write(secrets.token_hex(4))
+        package = PACKAGES.get(name, "wandb")
+        raise RunError(f"logger: {name} needs a package: pip install '{package}' ({error})") from error

@@ -27,7 +27,7 @@ from callbacks.test_report import TestReport
 from datamodules.whole_file import open_whole
 from lightning_modules.checkpoints import check_model
 from lightning_modules.exit_networks_module import ExitNetworksModule
-from lightning_modules.loggers import LoggerName, make_logger
+from lightning_modules.loggers import LoggerName, check_loggers, make_logger
 from lightning_modules.run_directory import RunDirectory, RunFinished
 
 
@@ -92,7 +92,8 @@ class TrainerCLI(LightningCLI):
             "--logger",
             type=LoggerName | list[LoggerName] | None,
             default=None,
-            help="Loggers beside metrics.csv: tensorboard, wandb, or a list.",
+            help="Loggers beside metrics.csv: tensorboard, wandb, wandb+checkpoints (the best one as an artifact), or a "
+            "list.",
         )
 
     def option(self, name: str) -> Any:
@@ -103,6 +104,7 @@ class TrainerCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle run directory and checkpoint from the configuration alone, before data or networks are touched."""
         self.run_directory = RunDirectory(Path(self.option("run_dir")).expanduser())
+        check_loggers(self._logger_names())
         if self.subcommand != "fit":
             which = self.option("ckpt_path")
             self.config[self.subcommand].ckpt_path = str(self.run_directory.checkpoint(which))
@@ -169,10 +171,15 @@ class TrainerCLI(LightningCLI):
         if self.option("trainer.fast_dev_run"):
             return []
         own: list[Logger] = [CsvLog(self.run_directory.path)] if self.subcommand == "fit" else []
-        names = _as_list(self.option("logger")) if self.subcommand != "predict" else []
+        names = self._logger_names()
         config = yaml.safe_load(self._config_to_save()) if names else {}
         named = [make_logger(name, self.run_directory, config) for name in names]
         return [*own, *named, *(_as_list(given) if not isinstance(given, bool) else [])]
+
+    def _logger_names(self) -> list[LoggerName]:
+        """Those of the key `logger`; `predict` and a trial by `trainer.fast_dev_run` log nothing."""
+        is_silent = self.subcommand == "predict" or self.option("trainer.fast_dev_run")
+        return [] if is_silent else _as_list(self.option("logger"))
 
     def _callbacks(self, trainer: Namespace) -> list[pl.Callback]:
         """The callbacks every run has, beside those of `trainer.callbacks`."""

@@ -1,15 +1,19 @@
-"""A tiny data set of real videos, the configuration of a tiny run on it, and a way to run the command line."""
+"""A tiny data set of real videos, the configuration of a tiny run on it, ways to run the command line and read its logs."""
 
 import multiprocessing
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
+from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from datamodules.bitstream.encode import encode_frames
+from lightning_modules.cli import _run
 
 # Loader workers are forked, as from a shell: those of a fork server would outlive a parent that is killed.
 COMMAND_LINE = """
@@ -123,3 +127,67 @@ def streamkd() -> Callable[..., int | None]:
         return process.exitcode
 
     return run
+
+
+class Parsed(Exception):
+    """Carries the configuration out of a command line that stops there."""
+
+
+@pytest.fixture(scope="session")
+def parse_fit() -> Callable[..., Any]:
+    """Parse options of a fit against the real signatures, without running it; returns the configuration."""
+    from lightning_modules.trainer_cli import TrainerCLI
+
+    def stop(cli: TrainerCLI) -> None:
+        raise Parsed(cli.config.fit)
+
+    @cache
+    def parse(*options: str) -> Any:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed) as parsed:
+            patch.setattr(TrainerCLI, "before_instantiate_classes", stop)
+            _run(["fit", *options])
+        return parsed.value.args[0]
+
+    return parse
+
+
+@pytest.fixture(scope="session")
+def holds() -> Callable[[Any, str, Any], bool]:
+    """Whether a parsed configuration has a value under a dotted key, which may leave out `init_args`."""
+
+    def agrees(node: Any, value: Any) -> bool:
+        if not hasattr(node, "as_dict"):
+            return node == value
+        if isinstance(value, dict):
+            return all(agrees(node[name], part) for name, part in value.items())
+        return node["class_path"] == value
+
+    def find(node: Any, key: str, value: Any) -> bool:
+        for part in key.split("."):
+            node = node[part] if part in node else node["init_args"][part]
+        return agrees(node, value)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def read_wandb_log() -> Callable[[Path], list[Any]]:
+    """Read the records of an offline W&B run, a `run-*.wandb` file: protobuf in the log format of LevelDB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    return lambda path: [Record.FromString(data) for data in _level_db_records(path.read_bytes())]
+
+
+def _level_db_records(log: bytes) -> Iterator[bytes]:
+    """Whole records, out of fragments that end at blocks of 32 KiB; each has a checksum, its length and its type."""
+    place, record = 7, b""  # behind W&B's own header
+    while place < len(log):
+        if (room := -place % 2**15) and room < 7:
+            place += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", log, place)
+        record += log[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""

@@ -37,12 +37,6 @@ def test_wandb_works_offline_and_keeps_its_id(tiny_config: Path, tmp_path: Path)
     assert len(list((run / "wandb").glob(f"offline-run-*-{identity}"))) == 2
 
 
-def test_a_sweep_chooses_the_wandb_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_RUN_ID", "chosen")
-    assert loggers._wandb_id(RunDirectory(tmp_path)) == "chosen"
-    assert not (tmp_path / "wandb_id").exists()
-
-
 def test_missing_package_is_one_line_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*args: object, **kwargs: object) -> None:
         raise ModuleNotFoundError("No module named 'tensorboard'")
