@@ -131,7 +131,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _end_by_signal(status: int) -> None:
-    """A run that its sweep stops early is none that failed: an agent gives up after five with a positive exit status."""
+    """A run that its sweep stops is none that failed; an agent gives up after five with a positive exit status."""
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown(status)
     for stream in (sys.stdout, sys.stderr):

@@ -92,8 +92,7 @@ class TrainerCLI(LightningCLI):
             "--logger",
             type=LoggerName | list[LoggerName] | None,
             default=None,
-            help="Loggers beside metrics.csv: tensorboard, wandb, wandb+checkpoints (the best one as an artifact), or a "
-            "list.",
+            help="Loggers beside metrics.csv: tensorboard, wandb, wandb+checkpoints (best.ckpt as an artifact), or a list.",
         )
 
     def option(self, name: str) -> Any:

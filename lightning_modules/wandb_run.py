@@ -18,8 +18,8 @@ LOCAL_MODES = ("offline", "dryrun", "disabled")
 class WandbRun(WandbLogger):
     """Writes under the run directory, and continues when the run is resumed, tested or validated.
 
-    Metrics and configuration are Lightning's part. When a verb has finished, the pictures that it has drawn into the run
-    directory are logged by their names: `trade_off.png` as `trade_off`.
+    Metrics and configuration are Lightning's part. When a verb has finished, the pictures that it has drawn into the
+    run directory are logged by their names: `trade_off.png` as `trade_off`.
 
     The project is that of WANDB_PROJECT; WANDB_MODE=offline keeps everything local.
 
@@ -93,16 +93,14 @@ def check_login() -> None:
 
 
 def _wandb_id(directory: RunDirectory) -> str | None:
-    """One W&B run per run directory; a sweep's agent chooses its own by WANDB_RUN_ID."""
-    if "WANDB_RUN_ID" in os.environ:
-        return os.environ["WANDB_RUN_ID"]
-    file = directory.path / "wandb_id"
-    if not file.is_file():
-        _write_new_id(file)
-    return file.read_text() if file.is_file() else None
+    """One W&B run per run directory; a sweep's agent chooses it by WANDB_RUN_ID."""
+    file, chosen = directory.path / "wandb_id", os.environ.get("WANDB_RUN_ID")
+    if chosen or not file.is_file():
+        _write_id(file, chosen or secrets.token_hex(4))
+    return file.read_text() if file.is_file() else chosen
 
 
 @rank_zero_only
-def _write_new_id(file: Path) -> None:
+def _write_id(file: Path, name: str) -> None:
     with open_whole(file) as handle:
-        handle.write(secrets.token_hex(4))
+        handle.write(name)

@@ -22,6 +22,7 @@ COMMANDS = (
     "lightning_modules.trainer_cli",
     "lightning_modules.run_directory",
     "lightning_modules.loggers",
+    "lightning_modules.wandb_run",
     "lightning_modules.report",
     "lightning_modules.flatness_comparison",
     "lightning_modules.trade_off_comparison",

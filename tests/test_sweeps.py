@@ -26,12 +26,16 @@ METRIC = SWEEPS["recognition"]["metric"]["name"]
 
 def options(sweep: dict[str, Any], **config: Any) -> list[str]:
     """Those of `fit` in the sweep's command, as W&B's own code puts a run's parameters into it."""
-    arguments = {name: {"value": value} for name, value in config.items()}
-    macros = create_sweep_command_args({"args": arguments}) | {"env": ["env"], "program": [sweep["program"]]}
+    macros = create_sweep_command_args({"args": as_arguments(config)}) | {"env": ["env"], "program": [sweep["program"]]}
     parts = [macros[part[2:-1]] if part.startswith("${") else [part] for part in sweep["command"]]
     command = [option for part in parts for option in part]
     assert command[:3] == ["env", "lightning", "fit"]
     return command[3:]
+
+
+def as_arguments(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A run's parameters as the server sends them."""
+    return {name: {"value": value} for name, value in config.items()}
 
 
 def ends(parameter: dict[str, Any]) -> tuple[Any, Any]:
@@ -54,7 +58,7 @@ def in_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_method_has_a_bayesian_sweep_and_a_grid() -> None:
     methods = {name: sweep["method"] for name, sweep in SWEEPS.items()}
-    assert methods == {name: "bayes" for name in METHODS} | {f"{name}_grid": "grid" for name in METHODS}
+    assert methods == dict.fromkeys(METHODS, "bayes") | {f"{name}_grid": "grid" for name in METHODS}
     stopped = {name for name, sweep in SWEEPS.items() if "early_terminate" in sweep}
     assert stopped == set(METHODS) - {"wise"}  # whose fit is one pass
     assert all("run_cap" in sweep for name, sweep in SWEEPS.items() if name in METHODS)
@@ -111,8 +115,8 @@ class StandIn(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answers)
         self.sweep = sweep
         self.waiting = [
-            {"type": "run", "run_id": name, "program": sweep["program"], "args": {k: {"value": v} for k, v in c.items()}}
-            for name, c in configs.items()
+            {"type": "run", "run_id": name, "program": sweep["program"], "args": as_arguments(config)}
+            for name, config in configs.items()
         ]
 
     @property

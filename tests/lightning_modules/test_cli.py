@@ -253,8 +253,9 @@ import os, signal, sys
 from lightning.pytorch import Callback
 
 class Signal(Callback):
-    def __init__(self, number: int):
+    def __init__(self, number: int, environment: dict[str, str]):
         self.number = number
+        os.environ.update(environment)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 1:
@@ -262,7 +263,15 @@ class Signal(Callback):
 """
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+# An agent of a sweep takes a positive status for a failure, and gives up after five.
+@pytest.mark.parametrize(
+    ("number", "status", "environment"),
+    [
+        (signal.SIGINT, 130, {}),
+        (signal.SIGTERM, 143, {}),
+        (signal.SIGTERM, -signal.SIGTERM, {"WANDB_SWEEP_ID": "sweep"}),
+    ],
+)
 def test_interrupted_and_terminated_runs_are_told_from_done_ones(
     tiny_config: Path,
     tmp_path: Path,
@@ -270,11 +279,13 @@ def test_interrupted_and_terminated_runs_are_told_from_done_ones(
     monkeypatch: pytest.MonkeyPatch,
     number: int,
     status: int,
+    environment: dict[str, str],
 ) -> None:
     (tmp_path / "signalled.py").write_text(SIGNALLED)
     monkeypatch.syspath_prepend(tmp_path)
     config = yaml.safe_load(tiny_config.read_text())
-    config["trainer"]["callbacks"] = [{"class_path": "signalled.Signal", "init_args": {"number": int(number)}}]
+    arguments = {"number": int(number), "environment": environment}
+    config["trainer"]["callbacks"] = [{"class_path": "signalled.Signal", "init_args": arguments}]
     tiny_config.write_text(yaml.safe_dump(config))
     assert streamkd("fit", "--config", tiny_config) == status
     assert not (tmp_path / "run" / "fit.json").exists()

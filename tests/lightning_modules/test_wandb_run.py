@@ -80,10 +80,11 @@ def test_pictures_and_the_best_checkpoint_of_this_verb_are_logged(
         assert {entry.path for entry in artifact.manifest.contents} == {"best.ckpt", "config.yaml"}
 
 
-def test_a_sweep_chooses_the_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_chooses_the_id_and_later_verbs_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "chosen")
     assert _wandb_id(RunDirectory(tmp_path)) == "chosen"
-    assert not (tmp_path / "wandb_id").exists()
+    monkeypatch.delenv("WANDB_RUN_ID")
+    assert _wandb_id(RunDirectory(tmp_path)) == "chosen"
 
 
 def test_without_login_nothing_starts(
