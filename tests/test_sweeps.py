@@ -183,7 +183,7 @@ def test_an_agent_runs_a_sweep(
     server = serve(sweep, configs)
 
     agent = [sys.executable, "-m", "wandb", "agent", "entity/project/sweep"]
-    subprocess.run(agent, cwd=tmp_path, env=_environment(server, tmp_path), check=True, timeout=120)
+    subprocess.run(agent, cwd=tmp_path, env=_environment(server, tmp_path), check=True, timeout=500)
     for name, config in configs.items():
         run = tmp_path / "runs" / "sweeps" / "sweep" / name
         assert json.loads((run / "fit.json").read_text())["epochs"] == 1
