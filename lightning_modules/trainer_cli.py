@@ -92,7 +92,7 @@ class TrainerCLI(LightningCLI):
             "--logger",
             type=LoggerName | list[LoggerName] | None,
             default=None,
-            help="Loggers beside metrics.csv: tensorboard, wandb, wandb+checkpoints (and best.ckpt), or a list of them.",
+            help="Loggers beside metrics.csv: tensorboard, wandb, wandb+checkpoints (and best.ckpt), or a list.",
         )
 
     def option(self, name: str) -> Any:
