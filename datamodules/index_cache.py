@@ -29,11 +29,18 @@ class IndexCache:
         directory: where indices are stored between runs; None: in memory alone. Files there are replaced whole, and
             torn or stale ones are built again, so that any number of processes may share it.
         capacity: number of indices kept in memory; the one not asked for the longest goes first.
+        must_store: whether a cache that cannot be written is an error.
     """
 
-    def __init__(self, directory: str | os.PathLike[str] | None = None, *, capacity: int = 10_000) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        capacity: int = 10_000,
+        must_store: bool = False,
+    ) -> None:
         self.directory = None if directory is None else Path(directory)
-        self.capacity = capacity
+        self.capacity, self.must_store = capacity, must_store
         self._memory: OrderedDict[str, tuple[Stamp, VideoIndex]] = OrderedDict()
 
     def get(self, path: str) -> VideoIndex:
@@ -41,6 +48,7 @@ class IndexCache:
 
         Raises:
             UnreadableVideoError: see `build_index`.
+            OSError: the index cannot be stored, with `must_store`.
         """
         stamp = file_stamp(path)
         known = self._memory.get(path)
@@ -66,8 +74,11 @@ class IndexCache:
         with suppress(*_UNUSABLE):
             return load_index(file, path, stamp)
         index = build_index(path)
-        with suppress(OSError):  # a cache that cannot be written costs time, not the run
+        try:
             save_index(index, file, stamp)
+        except OSError:  # a cache that cannot be written costs time, not the run
+            if self.must_store:
+                raise
         return index
 
 

@@ -29,6 +29,7 @@ from datamodules.option_checks import check_choice, check_counts, check_fraction
 from datamodules.resumable_loader import ResumableDataLoader
 from datamodules.sampling import FrameSampler, SamplingMode
 from datamodules.stream_views import normalise_batch
+from datamodules.tolerance import tolerated
 from datamodules.transforms import FIXED_CROPS, CropOffsets, PixelCrop, RandomCrops, is_motion, parts_of
 from datamodules.video_source import ReencodeCache, VideoSource, default_reencode_dir
 
@@ -76,6 +77,8 @@ class VideoDataModule(LightningDataModule):
         reencode_dir: where to keep stand-ins for videos whose vectors or plain frames cannot be read (B-frames, other
             codecs; I-frames alone never need one). None: such videos count as unreadable, except in predict, which
             uses the user's cache folder.
+        reencode_size: (width, height) in pixels of all videos: those of another size are read from stand-ins too.
+            CoViAR: 340, 256. None: videos keep their size.
         index_cache: folder that keeps the videos' indices between runs; None: in memory.
         on_corrupt: what to do about a damaged frame: "raise" counts its video as unreadable, "skip" lets the last
             intact frame before it in its GOP stand in, and names such videos in the logs and reports.
@@ -114,6 +117,7 @@ class VideoDataModule(LightningDataModule):
         test_clips: int = 1,
         predict_paths: Sequence[str] = (),
         reencode_dir: str | None = None,
+        reencode_size: tuple[int, int] | None = None,
         index_cache: str | None = None,
         on_corrupt: OnCorrupt = "raise",
         lazy: bool = False,
@@ -129,6 +133,7 @@ class VideoDataModule(LightningDataModule):
         check_counts(eval_batch_size=eval_batch_size, test_segments=test_segments, test_clips=test_clips)
         check_counts(window=window)
         check_fractions(scales=scales, crop_fraction=[crop_fraction], flip=[flip])
+        _check_reencoding(reencode_dir, reencode_size)
         if low_resolution is not None:
             _check_low_resolution(low_resolution, sizes)
         self.annotations = annotations
@@ -138,8 +143,8 @@ class VideoDataModule(LightningDataModule):
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.fit_split: FitSplit = fit_split
         self.augment = fit_split == "train" if augment is None else augment
-        self.reencode_dir, self.max_bad_videos, self.lazy = reencode_dir, max_bad_videos, lazy
-        stand_ins = None if reencode_dir is None else ReencodeCache(reencode_dir)
+        self.max_bad_videos, self.lazy = max_bad_videos, lazy
+        stand_ins = None if reencode_dir is None else ReencodeCache(reencode_dir, reencode_size)
         self.reader = make_reader(
             source=VideoSource(parts_of(*sizes), IndexCache(index_cache), stand_ins, on_corrupt),
             sizes=sizes,
@@ -221,8 +226,8 @@ class VideoDataModule(LightningDataModule):
 
     @override
     def predict_dataloader(self) -> DataLoader:
-        stand_ins = ReencodeCache(self.reencode_dir or default_reencode_dir())
-        source = replace(self.test_reader.source, stand_ins=stand_ins)
+        source = self.test_reader.source
+        source = replace(source, stand_ins=source.stand_ins or ReencodeCache(default_reencode_dir()))
         return self._eval_loader(
             "predict", replace(self.test_reader, source=source), self._test_batch_size, lazy=self.lazy
         )
@@ -348,8 +353,15 @@ class VideoDataModule(LightningDataModule):
 
     def _max_bad_videos(self, num_videos: int) -> int:
         if isinstance(self.max_bad_videos, float):
-            return max(int(self.max_bad_videos * num_videos), 1)
+            return max(tolerated(self.max_bad_videos, num_videos), 1)
         return self.max_bad_videos
+
+
+def _check_reencoding(directory: str | None, size: tuple[int, int] | None) -> None:
+    if size is not None and (len(size) != 2 or min(size) < 2 or any(side % 2 for side in size)):
+        raise ValueError(f"reencode_size: expected an even width and height, got {size}")
+    if size is not None and directory is None:
+        raise ValueError(f"reencode_size: expected a reencode_dir to keep videos of {size[0]}x{size[1]} in, got none")
 
 
 def _check_low_resolution(low: LowResolution, sizes: dict[str, int]) -> None:

@@ -1,13 +1,17 @@
 """Files that are written whole or not at all, whatever kills the process."""
 
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 PathLike = str | os.PathLike[str]
+
+_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8}|part)(\.\w+)?")
 
 
 @contextmanager
@@ -45,6 +49,20 @@ def open_whole(path: PathLike, mode: str = "w") -> Iterator[IO[Any]]:
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
     with written_whole(path, shared=False) as part, open(part, mode, encoding=encoding, newline=newline) as file:
         yield file
+
+
+def remove_leftovers(directory: PathLike, *, idle_seconds: float = 900) -> None:
+    """Removes what `written_whole` left below a folder when its process was killed.
+
+    Args:
+        directory: it need not exist.
+        idle_seconds: what was written to later than this ago may belong to a process that is alive, and stays.
+    """
+    for folder, _, names in os.walk(directory):
+        for path in (Path(folder, name) for name in names if _TEMPORARY.fullmatch(name)):
+            with suppress(FileNotFoundError):  # done, or removed by another
+                if time.time() - path.stat().st_mtime > idle_seconds:
+                    path.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -94,11 +94,16 @@ COMMANDS = {
     "kinetics-subset": Command(
         "datamodules.annotations.kinetics_subset.write_subset", "Write the list of a seeded part of Kinetics-400."
     ),
+    "prepare": Command(
+        "lightning_modules.prepare_command.prepare_data",
+        "Re-encode and index an experiment's videos before it trains.",
+        takes_arguments=True,
+    ),
     "receptive-field": Command(
         "lightning_modules.visual_comparison.compare_receptive_fields",
         "Draw effective receptive fields of several runs side by side.",
     ),
-    "reencode": Command("datamodules.prepare.reencode_video", "Re-encode a video whose vectors cannot be read."),
+    "reencode": Command("datamodules.reencode_video.reencode_video", "Re-encode a video whose vectors cannot be read."),
     "report": Command("lightning_modules.report.write_report", "Write one HTML page about finished runs."),
     "resolutions": Command(
         "lightning_modules.resolution_comparison.compare_resolutions",

@@ -1,20 +1,10 @@
 """The command `streamkd flow`: computes the optical flow of an experiment's videos before it trains."""
 
-import sys
-from typing import Any, Literal
-
-from jsonargparse import SUPPRESS, ActionConfigFile, ArgumentParser
-
 from datamodules.compressed_video import CompressedVideoDataModule
 from datamodules.fill_flow import FilledFlow, fill_flow
+from lightning_modules.data_command import Split, data_parser, parse_data, print_failures
 
-Split = Literal["train", "val", "test"]
-
-# Keys of experiments that say nothing about data.
-_OTHER_KEYS = (
-    *("model", "trainer", "run_dir", "overwrite", "seed_everything", "monitor", "monitor_mode"),
-    *("checkpoint_every_n_steps", "logger", "ckpt_path", "weights_only"),
-)
+_DESCRIPTION = "Compute the optical flow of an experiment's videos before it trains, into `data.flow.cache`."
 
 
 def fill_flow_cache(args: list[str]) -> None:
@@ -27,30 +17,13 @@ def fill_flow_cache(args: list[str]) -> None:
         ValueError: the data read no flow, or have no cache for it.
         ModuleNotFoundError: OpenCV is not there.
     """
-    options = _parser().parse_args(args)
-    for key in _OTHER_KEYS:  # not to be built
-        options.pop(key, None)
-    data: CompressedVideoDataModule = _parser().instantiate(options).data
+    parser = data_parser("flow", _DESCRIPTION, CompressedVideoDataModule, splits="those that are read as flow")
+    options = parse_data(parser, args)
+    data: CompressedVideoDataModule = options.data
     splits = options.splits or _splits_with_flow(data)
     paths = [record.path for split in splits for record in data.records(split)]
     filled = fill_flow(data.reader, paths, num_workers=options.num_workers)
     _report(filled, data)
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="streamkd flow",
-        description="Compute the optical flow of an experiment's videos before it trains, into `data.flow.cache`.",
-        parser_mode="omegaconf",
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of the experiment.")
-    parser.add_subclass_arguments(CompressedVideoDataModule, "data", required=True)
-    parser.add_argument("--splits", type=list[Split] | None, default=None, help="Default: those that are read as flow.")
-    parser.add_argument("--num_workers", type=int | None, default=None, help="Processes. Default: one per CPU.")
-    for key in _OTHER_KEYS:
-        parser.add_argument(f"--{key}", type=Any, help=SUPPRESS)
-    return parser
 
 
 def _splits_with_flow(data: CompressedVideoDataModule) -> list[Split]:
@@ -59,8 +32,7 @@ def _splits_with_flow(data: CompressedVideoDataModule) -> list[Split]:
 
 
 def _report(filled: FilledFlow, data: CompressedVideoDataModule) -> None:
-    for failure in filled.failures:
-        print(f"unreadable video: {failure}", file=sys.stderr, flush=True)
+    print_failures(filled.failures)
     print(
         f"{data.reader.flow.cache}: optical flow of {filled.made + filled.kept} videos, {filled.made} made now, "
         f"{len(filled.failures)} unreadable, {filled.num_bytes / 1e9:.3g} GB",

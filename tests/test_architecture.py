@@ -18,7 +18,9 @@ PURE = (
 COMMANDS = (
     "lightning_modules.cli",
     "lightning_modules.cost_command",
+    "lightning_modules.data_command",
     "lightning_modules.flow_command",
+    "lightning_modules.prepare_command",
     "lightning_modules.trainer_cli",
     "lightning_modules.run_directory",
     "lightning_modules.loggers",

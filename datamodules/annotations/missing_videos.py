@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Sequence
 
+from datamodules.tolerance import tolerated
+
 _log = logging.getLogger(__name__)
 
 
@@ -22,16 +24,9 @@ def accept_missing(missing: Sequence[str], total: int, limit: int | float, *, wh
         return
     shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
     message = f"{where}: {len(missing)} of {total} listed videos are missing: {shown}"
-    allowed = int(limit * total) if isinstance(limit, float) else limit
-    if len(missing) > allowed or len(missing) == total:
+    if len(missing) > tolerated(limit, total) or len(missing) == total:
         raise FileNotFoundError(
             f"{message}; get them, or go on without (config key: max_missing, a number or a fraction, now {limit}), "
             "or correct where they are (config keys: root, videos)"
         )
     _log.warning("%s; going on without (config key: max_missing)", message)
-
-
-def check_max_missing(limit: int | float) -> None:
-    """Raise ValueError where `limit` is neither a number of videos nor a fraction."""
-    if limit < 0 or (isinstance(limit, float) and limit > 1):
-        raise ValueError(f"max_missing: expected a number of videos, or a fraction from 0.0 to 1.0, got {limit}")

@@ -15,10 +15,11 @@ from typing_extensions import override
 
 from datamodules.annotations.groups import check_fraction, first_share, shuffled
 from datamodules.annotations.list_files import first_file
-from datamodules.annotations.missing_videos import accept_missing, check_max_missing
+from datamodules.annotations.missing_videos import accept_missing
 from datamodules.annotations.protocol import Annotations, Split, VideoRecord, check_known, check_split
 from datamodules.annotations.split_size import check_num_classes, check_split_size
 from datamodules.annotations.video_files import VideoFolder
+from datamodules.tolerance import check_tolerance
 
 SplitNumber = Literal[1, 2, 3]
 TestedOn = Literal["val", "test"]
@@ -85,7 +86,7 @@ class OfficialSplits(Annotations):
         check_sizes: bool = True,
     ) -> None:
         check_fraction("val_fraction", val_fraction)
-        check_max_missing(max_missing)
+        check_tolerance("max_missing", max_missing)
         self.root = Path(root)
         self.lists = self.root / (self.default_lists if lists is None else lists)
         self.folder = VideoFolder(self.root / videos)

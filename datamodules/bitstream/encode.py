@@ -8,7 +8,7 @@ written whole or not at all. One thread an encoder, so that equal frames give eq
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -22,6 +22,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from datamodules.bitstream.container import limit_decoder, open_container
 from datamodules.bitstream.errors import UnreadableVideoError
+from datamodules.bitstream.headers import PictureParser
 from datamodules.whole_file import PathLike, written_whole
 
 Codec = Literal["mpeg4", "h264"]
@@ -35,6 +36,7 @@ _MAX_SIDE = {"mpeg4": 8_191, "h264": 16_384}  # pixels that the encoders take
 # Filters that turn a frame counterclockwise, by quarters of a turn.
 _TURNS = ((), (("transpose", "cclock"),), (("hflip",), ("vflip",)), (("transpose", "clock"),))
 _SUFFIXES = (".mp4", ".mov")
+_PLACEHOLDER = bytes(1)  # the decoder takes the waiting frame in its place, whatever it holds
 _REMEDY = "check that it is a whole video file (`ffprobe FILE`), or leave it out"
 
 
@@ -81,7 +83,7 @@ def reencode(
     size: tuple[int, int] | None = None,
     quality: int | None = None,
     progress: Progress | None = None,
-) -> None:
+) -> "Reencoded":
     """Re-encodes the video stream of `source` to `target`, frame by frame, timestamps kept.
 
     Timestamps are exact wherever a tick that divides all of them is long enough to be stored (constant frame
@@ -98,6 +100,9 @@ def reencode(
             an odd side is scaled down by one pixel (4:2:0 chroma needs even sides).
         progress: called with (frames done, frames in all) after every frame.
 
+    Returns:
+        How many frames were written, and how many the source says not to show.
+
     Raises:
         UnreadableVideoError: `source` cannot be opened or decoded to its end, or is too large or small for `codec`.
         ValueError: an odd `size`, a quality or GOP size out of range, or another kind of target.
@@ -112,6 +117,21 @@ def reencode(
             writer.write(frame, round(clock.seconds(frame, index) / tick))
             if progress is not None:
                 progress(index + 1, max(index + 1, clock.num_frames))
+    return Reencoded(index + 1, clock.num_cut)
+
+
+@dataclass(frozen=True)
+class Reencoded:
+    """What became of a source's pictures.
+
+    Attributes:
+        num_frames: that were decoded and written.
+        num_cut: coded pictures that the source's edit list leaves out, as players do; e.g. those between a keyframe
+            and the start of a clip that was cut without re-encoding.
+    """
+
+    num_frames: int
+    num_cut: int
 
 
 class VideoWriter(AbstractContextManager["VideoWriter"]):
@@ -263,12 +283,14 @@ class _Clock:
     Args:
         times: the packets' presentation times in units of `time_base`; empty where the source stores none.
         time_base: seconds per unit; the frame interval where the source stores no times.
-        num_frames: as many as the container has packets.
+        num_frames: as many as the container has packets to be shown.
+        num_cut: packets that its edit list leaves out.
     """
 
     times: tuple[int, ...]
     time_base: Fraction
     num_frames: int
+    num_cut: int
 
     def tick(self, max_per_second: int) -> Fraction:
         """Seconds: the longest that divides all times; where that is too short, the shortest storable one."""
@@ -288,13 +310,15 @@ class _Clock:
 def _clock(source: PathLike) -> _Clock:
     with _readable(source), open_container(source) as container:
         stream = _video_stream(source, container)
-        packets = [packet.pts for packet in container.demux(stream) if packet.size]
-        times = tuple(time for time in packets if time is not None)
+        packets = [(packet.pts, packet.is_discard) for packet in container.demux(stream) if packet.size]
+        times = tuple(time for time, _ in packets if time is not None)
+        num_cut = sum(is_cut for _, is_cut in packets)
+        counts = (len(packets) - num_cut, num_cut)
         # AVI with B-frames and raw streams hold the coding order only: their frames are one interval apart.
         coding_order = container.format.name == "avi" and stream.codec_context.has_b_frames
         if coding_order or len(times) < len(packets) or stream.time_base is None:
-            return _Clock((), 1 / Fraction(stream.average_rate or 30), len(packets))
-        return _Clock(times, stream.time_base, len(packets))
+            return _Clock((), 1 / Fraction(stream.average_rate or 30), *counts)
+        return _Clock(times, stream.time_base, *counts)
 
 
 def _decoded(source: PathLike) -> Iterator[av.VideoFrame]:
@@ -303,11 +327,30 @@ def _decoded(source: PathLike) -> Iterator[av.VideoFrame]:
     with _readable(source), open_container(source) as container:
         stream = _video_stream(source, container)
         limit_decoder(stream)
-        for frame in _upright(container.decode(stream)):
+        for frame in _upright(_frames(container, stream)):
             count += 1
             yield frame
     if count == 0:
         raise UnreadableVideoError(source, "expected at least one decodable frame, found none", _REMEDY)
+
+
+def _frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """All frames, the one too that MPEG-4's packed bitstream ends on: it waits in the decoder for a placeholder."""
+    last = None
+    for packet in container.demux(stream):
+        if packet.size:
+            last = packet
+        elif last is not None and _may_wait(last, stream.codec_context):
+            with suppress(av.InvalidDataError):  # none was waiting
+                yield from stream.codec_context.decode(av.Packet(_PLACEHOLDER))
+        yield from packet.decode()
+
+
+def _may_wait(packet: av.Packet, context: av.VideoCodecContext) -> bool:
+    if context.name != "mpeg4":
+        return False
+    pictures = PictureParser(context.name, context.extradata or b"").pictures(bytes(packet), packet.is_keyframe)
+    return "B" in (picture.type for picture in pictures)
 
 
 def _upright(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:

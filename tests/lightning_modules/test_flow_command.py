@@ -9,7 +9,7 @@ import yaml
 
 from datamodules.flow_cache import FlowCache, FlowSettings
 from lightning_modules.cli import main
-from lightning_modules.flow_command import _OTHER_KEYS
+from lightning_modules.data_command import OTHER_KEYS
 
 pytest.importorskip("cv2")
 
@@ -131,7 +131,7 @@ def test_training_imports_opencv_and_nothing_else_does(
     flow_config.write_text(yaml.safe_dump(config))
     assert streamkd("fit", "--config", flow_config) == 0
     saved = tmp_path / "run" / "config.yaml"
-    assert yaml.safe_load(saved.read_text()).keys() - {"data"} <= set(_OTHER_KEYS), "`streamkd flow` takes it too"
+    assert yaml.safe_load(saved.read_text()).keys() - {"data"} <= set(OTHER_KEYS), "`streamkd flow` takes it too"
     for verb in ("validate", "test"):
         assert streamkd(verb, "--config", saved) == 0
     assert streamkd("predict", "--config", saved, "--data.predict_paths", f"[{tiny_videos}/test/left]") == 0
