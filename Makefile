@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 UT_INTERACTION ?= data/ut_interaction
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-resolution bench-streams
+.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-resolution bench-streams bench-prepare
 .SECONDARY:
 SHELL := bash
 .SHELLFLAGS := -e -o pipefail -c
@@ -94,6 +94,9 @@ bench-resolution: $(VENV)/.installed ## time a cross-resolution step, and infere
 
 bench-streams: $(VENV)/.installed ## time the P-stream's input against optical flow, two networks against three; VIDEOS as above
 	$(BIN)/python tests/benchmarks/bench_streams.py $(VIDEOS)
+
+bench-prepare: $(VENV)/.installed ## time `streamkd prepare` against a bare decode, scale, encode loop; VIDEOS="a.mp4 b.avi": on them
+	$(BIN)/python tests/benchmarks/bench_prepare.py $(VIDEOS)
 
 bench-lazy: $(VENV)/.installed ## time lazy exits against full inference on the demo's test videos (after configs/demo/pkd.yaml)
 	$(BIN)/python tests/benchmarks/lazy_exits.py $(ARGUMENTS)

@@ -10,9 +10,23 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from datamodules.failure import Failure
-
 UNKNOWN_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that could not be read.
+
+    Args:
+        path: the file.
+        reason: one line that says what is wrong with it, and the remedy where there is one.
+    """
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason if self.path in self.reason else f"{self.path}: {self.reason}"
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable
 
-from datamodules.failure import Failure
+from datamodules.clip import Failure
 
 _log = logging.getLogger(__name__)
 

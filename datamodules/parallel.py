@@ -7,11 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from datetime import timedelta
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from typing_extensions import override
@@ -44,15 +46,16 @@ def mapped(
         ChildProcessError: a process was killed.
     """
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeRemainingColumn())
-    with Progress(*columns, speed_estimate_period=_RATE_SECONDS) as progress:
-        progress.disable = not progress.console.is_terminal
+    is_plain = not Console().is_terminal
+    progress = Progress(*columns, speed_estimate_period=_RATE_SECONDS, disable=is_plain)
+    with nullcontext() if is_plain else progress:
         results = _results(function, items, num_cpus() if num_workers is None else num_workers)
         task = progress.add_task(label, total=len(items))
         shown = time.monotonic()
         try:
             for result in results:
                 progress.advance(task)
-                if progress.disable and time.monotonic() - shown >= interval:
+                if is_plain and time.monotonic() - shown >= interval:
                     shown = time.monotonic()
                     print(_line(progress.tasks[0]), flush=True)
                 yield result

@@ -81,6 +81,12 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, video):
     assert_same(IndexCache(tmp_path / "file").get(video), build_index(video))
 
 
+def test_a_cache_that_must_be_written_is_an_error_otherwise(tmp_path, video):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        IndexCache(tmp_path / "file", must_store=True).get(video)
+
+
 def test_memory_is_bounded(video_root, builds):
     cache = IndexCache(capacity=2)
     videos = [str(video_root / f"train/run/{i}.mp4") for i in range(3)]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
-from datamodules.whole_file import open_whole
+from datamodules.whole_file import open_whole, remove_leftovers, written_whole
 
 
 def test_file_is_replaced_when_the_block_ends_and_folders_are_made(tmp_path: Path) -> None:
@@ -49,3 +50,26 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one(tmp_path: Path)
     writer.save_checkpoint({"step": 3}, path)
     assert torch.load(path) == {"step": 3}
     assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in ("clip.mp4", ".hidden.mp4", ".clip.0123456.mp4", "clip.01234567.mp4")]
+    dead, alive = tmp_path / "dead", tmp_path / "alive"
+    for folder in (dead, alive):
+        child = os.fork()
+        if child == 0:
+            with written_whole(folder / "a.mp4") as outer, written_whole(outer) as inner:
+                inner.touch()
+                outer.touch()
+                with open_whole(folder / "a.json"):
+                    os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert len(os.listdir(folder)) == 3
+    for path in (*others, *dead.iterdir()):
+        path.touch()
+        os.utime(path, (time.time() - 1000, time.time() - 1000))
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / "none")
+    assert not list(dead.iterdir())
+    assert len(list(alive.iterdir())) == 3
+    assert all(path.exists() for path in others)

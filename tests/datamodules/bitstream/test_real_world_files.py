@@ -12,6 +12,7 @@ import pytest
 from av.video.frame import PictureType
 
 from datamodules.bitstream import CompressedVideo, UnreadableVideoError, build_index, encode_frames, reencode
+from datamodules.bitstream.encode import Reencoded
 
 WIDTH, HEIGHT = 64, 48
 VECTOR_CODECS = ("mpeg4", "h264", "mpeg2video")
@@ -327,6 +328,9 @@ def test_a_packed_b_frame_at_the_end_is_not_lost(tmp_path, bf):
     assert len(plain_decode(packed).rgb) == 24
     with CompressedVideo(packed) as video:
         np.testing.assert_array_equal(all_frames(video), plain_decode(plain).rgb)
+    assert reencode(packed, tmp_path / "again.mp4") == Reencoded(num_frames=25, num_cut=0)
+    reencode(plain, tmp_path / "plain.mp4")
+    np.testing.assert_array_equal(plain_decode(tmp_path / "again.mp4").rgb, plain_decode(tmp_path / "plain.mp4").rgb)
 
 
 def all_frames(video: CompressedVideo) -> np.ndarray:
