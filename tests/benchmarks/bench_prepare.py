@@ -51,10 +51,8 @@ def synthetic_video(path: Path) -> None:
 
 def bare(folder: str, source: str) -> None:
     """PyAV and nothing else."""
-    with (
-        av.open(source, metadata_errors="ignore") as container,
-        av.open(target + Path(source).stem + ".mp4", "w") as out,
-    ):
+    path = f"{folder}/{Path(source).stem}.mp4"
+    with av.open(source, metadata_errors="ignore") as container, av.open(path, "w") as out:
         video = container.streams.video[0]
         video.codec_context.thread_count = 1
         stream = out.add_stream("mpeg4", rate=25, options=RECIPE)
