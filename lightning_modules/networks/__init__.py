@@ -15,6 +15,7 @@ from lightning_modules.networks.resnet import (
     resnet152,
 )
 from lightning_modules.networks.slow_only import SlowOnlyResNet, slow_only_resnet50
+from lightning_modules.networks.team_net import TeamNet
 from lightning_modules.networks.temporal_shift import (
     TSMResNet,
     tsm_resnet10,
@@ -36,6 +37,7 @@ __all__ = [
     "ResNet",
     "SlowOnlyResNet",
     "TSMResNet",
+    "TeamNet",
     "VideoSwin",
     "WeightReport",
     "load_weights",

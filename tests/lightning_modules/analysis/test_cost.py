@@ -14,11 +14,13 @@ from lightning_modules.networks import (
     EarlyExitNetwork,
     EarlyExitNetworks,
     ResNet,
+    TeamNet,
     resnet10,
     resnet18,
     resnet50,
     resnet152,
     slow_only_resnet50,
+    tsm_resnet18,
     tsm_resnet50,
 )
 
@@ -147,6 +149,19 @@ def test_reproduces_the_exits_of_pkd() -> None:
     with_norms = [value + 2 * norm / 1e9 for value, norm in zip(iframe, norms, strict=True)]
     assert with_norms == pytest.approx([1.26, 3.22, 6.54, 7.35], abs=0.005)
     assert sum(cost.exits.values()) == cost.total
+
+
+def test_reproduces_team_net() -> None:
+    """A clip of 8 segments; nothing of it goes uncounted."""
+    with torch.device("meta"):
+        network = TeamNet(tsm_resnet50(101), tsm_resnet18(101, 2, input_norm=True), tsm_resnet18(101, input_norm=True))
+        clip = torch.empty(1, 8, 8, 224, 224)
+    cost = cost_of(network, clip)
+    assert cost.total / 1e9 == pytest.approx(61.42, abs=0.005)
+    assert cost.total == by_torch(network, clip)
+    assert cost.modules["teams.stem.excite"] == 8 * 48 * 192
+    assert cost.modules["teams.stem.spatial"] == 8 * 56**2 * 9 * 3 * 3
+    assert not cost.uncounted
 
 
 def normalised_by_exit(network: nn.Module, clip: Tensor) -> list[int]:
