@@ -37,8 +37,8 @@ class ProgressiveStages(Callback):
     on the setup of fit, its start, and the starts of epochs and batches. Logs ``stage``; prints who takes over.
 
     Args:
-        teachers: in the order in which they teach: streams, ``own`` (each network's own classifier) or ``labels``
-            (cross-entropy).
+        teachers: in the order in which they teach: streams (their networks' or heads' classifiers), ``own`` (each
+            network's own classifier) or ``labels`` (cross-entropy).
         lengths: of the stages: numbers of epochs that add up to ``trainer.max_epochs``, or fractions of it that add up
             to 1. None: shares as equal as can be.
         restart_lr: whether every stage starts the learning rate and its schedule anew.
@@ -71,14 +71,21 @@ class ProgressiveStages(Callback):
         """Lay out the stages.
 
         Raises:
-            ValueError: a teacher the module does not know, or stages that do not add up to the run.
+            ValueError: they do not add up to the run.
         """
-        if stage != "fit":
-            return
+        if stage == "fit":
+            self.first_epochs = first_epochs(self.lengths, trainer.max_epochs)
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Taught) -> None:  # type: ignore[override]
+        """Look for the teachers, among networks that are there by now.
+
+        Raises:
+            ValueError: a teacher the module does not know.
+        """
         unknown = [teacher for teacher in self.teachers if teacher not in pl_module.teachers]
         if unknown:
             raise ValueError(f"`stages.teachers`: expected some of {list(pl_module.teachers)}, came {unknown}")
-        self.first_epochs = first_epochs(self.lengths, trainer.max_epochs)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: Taught) -> None:  # type: ignore[override]

@@ -68,7 +68,7 @@ def check_classes(datamodule: Any, num_classes: int, classes: Sequence[str] = ()
     if came is not None and came != num_classes:
         raise ValueError(
             f"the data has {came} classes, the network {num_classes}; set the network's `num_classes: {came}` "
-            "(`model.init_args.network.init_args.num_classes`), or other annotations in `data`"
+            "(`model.init_args.network`), or other annotations in `data`"
         )
     names = getattr(datamodule, "classes", None)
     if names and classes:
@@ -94,7 +94,7 @@ def stream_of(batch: ClipBatch | LazyClipBatch, stream: str, network: nn.Module)
     """The clips (B * V, T, C, H, W) of one stream, with as many channels as ``network`` takes.
 
     Raises:
-        ValueError: the batch is lazy, has no such stream, or it has other channels.
+        ValueError: the batch is lazy, has no such stream, it has other channels, or the network joins other streams.
     """
     if isinstance(batch, LazyClipBatch):
         raise ValueError(
@@ -103,6 +103,12 @@ def stream_of(batch: ClipBatch | LazyClipBatch, stream: str, network: nn.Module)
         )
     if stream not in batch.streams:
         raise ValueError(f"the model needs stream {stream!r}, the batch has {list(batch.streams)}; see `data.streams`")
+    joined = "+".join(getattr(network, "heads", ()))
+    if joined and joined != stream:
+        raise ValueError(
+            f"the network is one for stream {joined!r}, came {stream!r}; set `model.init_args.stream: {joined}`, and "
+            "`data.streams` alike"
+        )
     clips = batch.streams[stream]
     expected = getattr(network, "in_channels", None)
     if expected is not None and clips.shape[2] != expected:

@@ -98,12 +98,15 @@ def load_exit_networks(path: str, *, key: str) -> ExitNetworks:
     return built
 
 
-def exit_logits(networks: EarlyExitNetworks, batch: ClipBatch, device: torch.device) -> Tensor:
-    """The logits of each exit, averaged over views: (B, K, num_classes) float32, in order of ``exit_names``."""
+def output_logits(networks: EarlyExitNetworks, batch: ClipBatch, device: torch.device) -> Tensor:
+    """The logits of each exit and head, averaged over views: (B, K + heads, num_classes) float32.
+
+    They are in order of ``output_names``: the K exits are the first ones.
+    """
     streams = {stream: stream_of(batch, stream, network) for stream, network in networks.networks.items()}
     if len(batch) == 0:
-        return torch.zeros(0, len(networks.exit_names), networks.num_classes, device=device)
-    return average_views(networks(streams).float(), batch.num_views)
+        return torch.zeros(0, len(networks.output_names), networks.num_classes, device=device)
+    return average_views(networks.outputs(streams).float(), batch.num_views)
 
 
 def _with_exits(config: dict[str, Any], layout: Any) -> dict[str, Any]:

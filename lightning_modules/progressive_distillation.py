@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from datamodules.clip import ClipBatch
 from lightning_modules.agreement import check_labelled
-from lightning_modules.exit_networks import ExitNetworks, Layouts, attach_exits, exit_logits
+from lightning_modules.exit_networks import ExitNetworks, Layouts, attach_exits, output_logits
 from lightning_modules.exit_networks_module import ExitNetworksModule
 from lightning_modules.hyper_parameters import live_arguments
 from lightning_modules.losses import SoftTargetLoss, hard_label_cross_entropy
@@ -39,12 +39,13 @@ class ProgressiveDistillationModule(ExitNetworksModule):
                                           +--> own classifiers ("mv", "residual", "iframe")
 
     Every network runs forward once per step, whatever teaches. A callback puts a teacher in charge by setting
-    ``teacher``: a stream (its network's own classifier), ``own`` (for each network, its own) or ``labels``.
+    ``teacher``: a stream (its network's own classifier, or its head where a network joins several streams, as TEAM-Net
+    does), ``own`` (for each network, its own) or ``labels``.
     A checkpoint holds the networks too: it is all that inference needs.
 
     Logs ``train/loss``, the sum over classifiers, and every term of it as ``train/loss/<term>``; and over whole splits
-    ``val/`` and ``test/`` ``top1/<stream>/<exit>`` of every exit, ``top1`` and ``loss`` (cross-entropy against the
-    labels), means over the internal classifiers, and ``num_videos``.
+    ``val/`` and ``test/`` ``top1/<stream>/<exit>`` of every exit and head, ``top1`` and ``loss`` (cross-entropy against
+    the labels), means over the internal classifiers, and ``num_videos``.
 
     Args:
         networks: checkpoint of a ``RecognitionModule`` by stream.
@@ -86,17 +87,21 @@ class ProgressiveDistillationModule(ExitNetworksModule):
     @property
     def teachers(self) -> list[str]:
         """What may be in charge."""
-        return [*self.sources, OWN, LABELS]
+        return [*self.networks.teachers, OWN, LABELS]
 
     def forward(self, batch: ClipBatch) -> Tensor:
-        """Classify the B videos of a batch at every exit: (B, K, num_classes) float32, in order of ``exit_names``."""
-        return exit_logits(self.networks, batch, self.device)
+        """Classify the B videos of a batch at all exits and by all heads of networks that have several.
+
+        Returns:
+            (B, K + heads, num_classes) float32, in order of ``networks.output_names``.
+        """
+        return output_logits(self.networks, batch, self.device)
 
     def losses(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The terms of the loss by name, each a sum over internal classifiers of means over the batch.
 
         Args:
-            logits: (B, K, num_classes) of all exits.
+            logits: (B, K + heads, num_classes), as of ``forward``.
             labels: (B,) int64, or (B, num_classes) probabilities.
         """
         students = logits[:, self.student_places]
@@ -113,11 +118,11 @@ class ProgressiveDistillationModule(ExitNetworksModule):
 
     @property
     def teacher_places(self) -> list[int]:
-        """For each internal classifier, the exit that teaches it."""
-        names = self.networks.exit_names
-        students = [names[place] for place in self.student_places]
-        streams = [name.split("/")[0] if self.teacher == OWN else self.teacher for name in students]
-        return [names.index(f"{stream}/{FINAL}") for stream in streams]
+        """For each internal classifier, the output that teaches it."""
+        assert self.teacher is not None
+        names, teachers = self.networks.output_names, self.networks.teachers
+        streams = [names[place].split("/")[0] for place in self.student_places]
+        return [names.index(teachers[stream if self.teacher == OWN else self.teacher]) for stream in streams]
 
     @override
     def read_sources(self) -> ExitNetworks:
@@ -129,7 +134,7 @@ class ProgressiveDistillationModule(ExitNetworksModule):
         for stream, network in self.networks.networks.items():
             if len(network.exit_names) == 1:  # type: ignore[arg-type]
                 raise ValueError(f"`model.init_args.exits.{stream}`: expected internal classifiers to teach, came none")
-        self.accuracies = AccuracyPerExit(len(self.networks.exit_names))
+        self.accuracies = AccuracyPerExit(len(self.networks.output_names))
         self.mean_loss = MeanMetric()
 
     @override
@@ -155,9 +160,10 @@ class ProgressiveDistillationModule(ExitNetworksModule):
     @override
     def on_train_start(self) -> None:
         if self.teacher is None:
+            teachers = list(self.networks.teachers)
             raise ValueError(
                 "no teacher is in charge: give `model.init_args.stages`, "
-                f"e.g. {{class_path: callbacks.ProgressiveStages, init_args: {{teachers: {list(self.sources)}}}}}"
+                f"e.g. {{class_path: callbacks.ProgressiveStages, init_args: {{teachers: {teachers}}}}}"
             )
         self.networks.train()
 
@@ -205,7 +211,7 @@ class ProgressiveDistillationModule(ExitNetworksModule):
 
     def _log_metrics(self, split: str) -> None:
         accuracies = self.accuracies.compute()
-        values = {f"top1/{name}": value for name, value in zip(self.networks.exit_names, accuracies, strict=True)}
+        values = {f"top1/{name}": value for name, value in zip(self.networks.output_names, accuracies, strict=True)}
         values["top1"] = torch.stack([accuracies[place] for place in self.student_places]).mean()
         values["loss"] = self.mean_loss.compute()
         values["num_videos"] = self.accuracies.num_videos.float()

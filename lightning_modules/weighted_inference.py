@@ -30,7 +30,7 @@ from lightning_modules.ensemble import (
     fit_exit_scales,
     take,
 )
-from lightning_modules.exit_networks import ExitNetworks, attach_exits, exit_logits, load_exit_networks
+from lightning_modules.exit_networks import ExitNetworks, attach_exits, load_exit_networks, output_logits
 from lightning_modules.exit_networks_module import ExitNetworksModule
 from lightning_modules.lazy_inference import lazy_infer
 from lightning_modules.metrics import EarlyExitMetrics, hard_labels
@@ -157,7 +157,8 @@ class WeightedInferenceModule(ExitNetworksModule):
     @torch.no_grad()
     def exit_logits(self, batch: ClipBatch) -> Tensor:
         """The logits of each exit alone, averaged over views: (K, B, num_classes) float32, in order."""
-        return exit_logits(self.networks, batch, self.device).transpose(0, 1)
+        exits = output_logits(self.networks, batch, self.device)[:, : len(self.networks.exit_names)]
+        return exits.transpose(0, 1)
 
     @property
     @override

@@ -4,7 +4,7 @@ from lightning_modules.networks.backbone import Backbone
 from lightning_modules.networks.degraded_input import DegradedInput
 from lightning_modules.networks.early_exit import EarlyExitNetwork, EarlyExitNetworks
 from lightning_modules.networks.feature_info import FeatureInfo
-from lightning_modules.networks.internal_classifier import InternalClassifier, LinearClassifier
+from lightning_modules.networks.internal_classifier import InternalClassifier, LinearClassifier, SegmentClassifier
 from lightning_modules.networks.resnet import (
     ResNet,
     resnet10,
@@ -35,6 +35,7 @@ __all__ = [
     "InternalClassifier",
     "LinearClassifier",
     "ResNet",
+    "SegmentClassifier",
     "SlowOnlyResNet",
     "TSMResNet",
     "TeamNet",

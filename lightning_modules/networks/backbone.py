@@ -1,6 +1,7 @@
 """What all networks have in common: depths at which they can be left, and a classifier at their end."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -18,9 +19,11 @@ class Backbone(nn.Module, ABC):
         feature_info: the maps between stages, from shallow to deep; the classifier takes the last one.
         pools_time: whether a clip is classified once, by the mean of its last map over time, as in the papers on 3-D
             networks, or frame by frame. Logits are the same, as classifiers are linear.
+        heads: where a network joins several streams and its logits are the sum of theirs: the streams, in order.
     """
 
     pools_time: bool = False
+    heads: Sequence[str] = ()
 
     num_classes: int
     in_channels: int
@@ -46,6 +49,19 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward_head(self, features: Tensor) -> Tensor:
         """Classify the last map: (B, T, channels, h, w) -> (B, T, num_classes) logits per frame."""
+
+    @property
+    def exit_channels(self) -> dict[str, int]:
+        """By depth, from shallow to deep, the channels of what an internal classifier sees there."""
+        return {info.name: info.channels for info in self.feature_info}
+
+    def exit_maps(self, name: str, maps: Tensor) -> Tensor:
+        """What an internal classifier sees at the depth ``name``, (B, T, channels, h, w): by default the map."""
+        return maps
+
+    def classify_heads(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits (B, num_classes) of each of ``heads``, by the last map (B, T, channels, h, w)."""
+        return {}
 
     def forward(self, clip: Tensor) -> Tensor:
         """Classify clips.

@@ -29,6 +29,7 @@ class DegradedInput(Backbone):
         self.in_channels = network.in_channels
         self.feature_info = network.feature_info
         self.pools_time = network.pools_time
+        self.heads = network.heads
 
     @override
     def forward_stage(self, name: str, maps: Tensor) -> Tensor:
@@ -39,6 +40,19 @@ class DegradedInput(Backbone):
     @override
     def forward_head(self, features: Tensor) -> Tensor:
         return self.network.forward_head(features)
+
+    @override
+    def classify_heads(self, features: Tensor) -> dict[str, Tensor]:
+        return self.network.classify_heads(features)
+
+    @property
+    @override
+    def exit_channels(self) -> dict[str, int]:
+        return self.network.exit_channels
+
+    @override
+    def exit_maps(self, name: str, maps: Tensor) -> Tensor:
+        return self.network.exit_maps(name, maps)
 
     @property
     @override

@@ -26,7 +26,11 @@ class EarlyExitNetwork(nn.Module):
                           |           |           |                    |
                        "layer1"    "layer2"    "layer3"             "final"
 
-    Attributes: ``exit_names`` from shallow to deep, ``num_classes`` and ``in_channels``.
+    What a classifier sees of a depth is the map there, or what the backbone makes of it (``exit_maps``). A backbone
+    that adds up the logits of several ``heads`` has one last exit all the same; its heads are further outputs, for
+    teaching.
+
+    Attributes: ``exit_names`` from shallow to deep, ``heads``, ``num_classes`` and ``in_channels``.
 
     Args:
         backbone: a ``Backbone``. It is frozen here, and ``train()`` leaves it so.
@@ -44,7 +48,8 @@ class EarlyExitNetwork(nn.Module):
         self.num_classes = backbone.num_classes
         self.in_channels = backbone.in_channels
         self.backbone = backbone.requires_grad_(False).eval()
-        self.classifiers = build_classifiers(exits, backbone.feature_info, self.num_classes)
+        self.heads = tuple(backbone.heads)
+        self.classifiers = build_classifiers(exits, backbone.exit_channels, self.num_classes)
         self.exit_names = (*self.classifiers, FINAL)
 
     def forward(self, clip: Tensor) -> Tensor:
@@ -62,15 +67,30 @@ class EarlyExitNetwork(nn.Module):
         """Classify clips (B, T, in_channels, H, W) at one exit after the other, as they are asked for."""
         return ExitRun(self, clip)
 
+    def outputs(self, clip: Tensor) -> dict[str, Tensor]:
+        """Classify clips as ``forward`` does, at every exit and by every head: (B, num_classes) logits by name."""
+        run = self.exits(clip)
+        return dict(run) | self.forward_heads(run.maps)
+
     @torch.no_grad()
     def forward_stage(self, name: str, maps: Tensor) -> Tensor:
         """The frozen backbone's step to the depth ``name``."""
         return self.backbone.forward_stage(name, maps)
 
     @torch.no_grad()
+    def exit_maps(self, name: str, maps: Tensor) -> Tensor:
+        """What the classifier at the depth ``name`` sees of the map there."""
+        return self.backbone.exit_maps(name, maps)
+
+    @torch.no_grad()
     def forward_head(self, maps: Tensor) -> Tensor:
         """The frozen backbone's own classifier: last maps (B, T, channels, h, w) -> (B, num_classes)."""
         return self.backbone.classify(maps)
+
+    @torch.no_grad()
+    def forward_heads(self, maps: Tensor) -> dict[str, Tensor]:
+        """The frozen backbone's heads by name: last maps (B, T, channels, h, w) -> (B, num_classes)."""
+        return self.backbone.classify_heads(maps)
 
     def train(self, mode: bool = True) -> "EarlyExitNetwork":
         """Set the classifiers' mode; the backbone stays in eval mode, so that its BatchNorm does not drift."""
@@ -109,14 +129,16 @@ class ExitRun(Iterator[tuple[str, Tensor]]):
         for info in self.network.backbone.feature_info:
             self.maps = self.network.forward_stage(info.name, self.maps)
             if info.name in self.network.classifiers:
-                yield info.name, self.network.classifiers[info.name](self.maps)
+                seen = self.network.exit_maps(info.name, self.maps)
+                yield info.name, self.network.classifiers[info.name](seen)
         yield FINAL, self.network.forward_head(self.maps)
 
 
 class EarlyExitNetworks(nn.Module):
     """Early-exit networks of several streams, their exits in one order: ``mv/layer1`` ... ``iframe/final``.
 
-    Attributes: ``networks`` by stream, ``exit_names`` in order, ``num_classes``.
+    Attributes: ``networks`` by stream, ``exit_names`` in order, ``output_names``, which are these and all heads,
+    ``num_classes``.
 
     Args:
         networks: by stream, all of the same classes.
@@ -136,6 +158,18 @@ class EarlyExitNetworks(nn.Module):
         self.networks = nn.ModuleDict(networks)
         self.num_classes = next(iter(classes.values()))
         self.exit_names = _ordered(networks, list(networks) if order is None else order)
+        heads = [f"{stream}/{head}" for stream, network in networks.items() for head in network.heads]
+        self.output_names = (*self.exit_names, *heads)
+
+    @property
+    def teachers(self) -> dict[str, str]:
+        """Outputs that may teach, by what they know of: streams, each by its network's own classifier, or by its head.
+
+        ``mv/final`` is called ``mv``, ``iframe+mv+residual/final`` is called ``iframe+mv+residual``, and
+        ``iframe+mv+residual/mv`` is called ``mv``, unless there is a network on ``mv`` as well.
+        """
+        heads = {name.split("/")[1]: name for name in self.output_names[len(self.exit_names) :]}
+        return heads | {stream: f"{stream}/{FINAL}" for stream in self.networks}
 
     def forward(self, streams: Mapping[str, Tensor]) -> Tensor:
         """Classify clips at every exit of every network.
@@ -148,6 +182,18 @@ class EarlyExitNetworks(nn.Module):
         """
         logits = dict(self.exits(lambda stream: streams[stream]))
         return torch.stack([logits[name] for name in self.exit_names], dim=1)
+
+    def outputs(self, streams: Mapping[str, Tensor]) -> Tensor:
+        """Classify clips as ``forward`` does, at every exit and by every head, each network in one pass.
+
+        Returns:
+            (B, K + heads, num_classes) logits in the order of ``output_names``.
+        """
+        logits: dict[str, Tensor] = {}
+        for stream, network in self.networks.items():
+            assert isinstance(network, EarlyExitNetwork)
+            logits |= {f"{stream}/{name}": output for name, output in network.outputs(streams[stream]).items()}
+        return torch.stack([logits[name] for name in self.output_names], dim=1)
 
     def exits(self, load: Callable[[str], Tensor]) -> "StreamExitRun":
         """Classify at one exit after the other, as they are asked for.

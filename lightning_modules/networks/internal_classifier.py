@@ -73,3 +73,32 @@ class LinearClassifier(FrameClassifier):
     def __init__(self, in_channels: int, num_classes: int) -> None:
         layers = OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(in_channels, num_classes))
         super().__init__(nn.Sequential(layers))
+
+
+class SegmentClassifier(nn.Module):
+    """A linear layer on the means of each channel in all segments of a clip, side by side: that of PKD on TEAM-Net.
+
+    Args:
+        in_channels: channels of the maps.
+        num_classes: length of the logits.
+        num_segments: T, which its weights fix.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, *, num_segments: int = 8) -> None:
+        super().__init__()
+        self.num_segments = num_segments
+        self.fc = nn.Linear(num_segments * in_channels, num_classes)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, T, channels, h, w) -> (B, num_classes) logits.
+
+        Raises:
+            ValueError: another T.
+        """
+        if maps.shape[1] != self.num_segments:
+            raise ValueError(
+                f"expected clips of {self.num_segments} segments, for which the internal classifiers are "
+                f"(their `num_segments`, by depth in `model.init_args.exits`), came {maps.shape[1]}; set "
+                f"`data.init_args.num_segments: {self.num_segments}`, and `test_segments` alike, or train others"
+            )
+        return self.fc(maps.mean(dim=(3, 4)).flatten(1))

@@ -80,7 +80,9 @@ class TeamNet(Backbone):
 
     Attributes: ``num_classes``, ``in_channels`` and ``feature_info``, which describes the maps that
     ``forward_features`` returns: ``stem`` and ``layer1`` to ``layer4``, those of the three networks joined channel by
-    channel, before the TEAM module that follows. ``streams`` has the three networks by name.
+    channel, before the TEAM module that follows. ``heads``, and ``streams``, which has the three networks by name.
+    Internal classifiers see what the TEAM module at their depth squeezes the maps to. None of them is cheap in
+    decoding: all streams are there from the start.
 
     Args:
         iframe: sees the first 3 channels of clips. The paper's is ResNet-50 with temporal shift.
@@ -90,6 +92,8 @@ class TeamNet(Backbone):
     Raises:
         ValueError: networks of different classes, of other input channels, or whose maps differ in size.
     """
+
+    heads = tuple(PARTS)
 
     def __init__(self, iframe: ResNet, mv: ResNet, residual: ResNet) -> None:
         super().__init__()
@@ -113,7 +117,7 @@ class TeamNet(Backbone):
             self._check_shape(maps)
             parts: Sequence[Tensor] = maps.split(list(PARTS.values()), dim=2)
         else:
-            parts = self.teams[self.feature_info[depth - 1].name](maps)
+            parts = self._team(self.feature_info[depth - 1].name)(maps)
         stages = [network.forward_stage(name, part) for network, part in zip(self._networks, parts, strict=True)]
         return torch.cat(stages, dim=2)
 
@@ -122,6 +126,26 @@ class TeamNet(Backbone):
         parts = features.split(self._channels(-1), dim=2)
         heads = [network.forward_head(part) for network, part in zip(self._networks, parts, strict=True)]
         return torch.stack(heads).sum(dim=0)
+
+    @override
+    def classify_heads(self, features: Tensor) -> dict[str, Tensor]:
+        parts = zip(self.heads, self._networks, features.split(self._channels(-1), dim=2), strict=True)
+        return {name: network.classify(part) for name, network, part in parts}
+
+    @property
+    @override
+    def exit_channels(self) -> dict[str, int]:
+        return {name: self._team(name).squeeze.out_features for name in self.teams}
+
+    @override
+    def exit_maps(self, name: str, maps: Tensor) -> Tensor:
+        return self._team(name).squeezed(maps)[..., None, None]
+
+    def _team(self, name: str) -> TeamModule:
+        """The module on the maps called ``name``."""
+        team = self.teams[name]
+        assert isinstance(team, TeamModule)
+        return team
 
     @property
     def _networks(self) -> list[ResNet]:

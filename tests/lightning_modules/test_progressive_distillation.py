@@ -1,5 +1,9 @@
-"""Progressive distillation: the loss in float64, frozen networks, one forward each, options, whole checkpoints."""
+"""Progressive distillation: the loss in float64, frozen networks, one forward each, options, whole checkpoints.
 
+All of it on three networks, and on a TEAM-Net (see the fixture ``family``).
+"""
+
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +23,8 @@ from lightning_modules.losses import SoftTargetLoss
 from lightning_modules.networks import EarlyExitNetwork
 from lightning_modules.progressive_distillation import ProgressiveDistillationModule
 
-CHANNELS = {"mv": 2, "residual": 3, "iframe": 3}
-EXITS = ("layer1", "layer2", "layer3", "final")
+TEAM = "iframe+mv+residual"
+CHANNELS = {"mv": 2, "residual": 3, "iframe": 3, TEAM: 8}
 Stages = list[str]
 
 
@@ -40,7 +44,7 @@ def make_batch(seed: int, *, num_videos: int = 4, num_views: int = 1) -> ClipBat
 
 
 class Clips(LightningDataModule):
-    streams = ("mv", "residual", "iframe")
+    streams = tuple(CHANNELS)
     num_classes = 2
 
     def __init__(self, **attributes: Any) -> None:
@@ -58,17 +62,17 @@ class Clips(LightningDataModule):
 
 
 @pytest.fixture
-def sources(tmp_path: Path, save_network: Callable[..., str]) -> dict[str, str]:
-    return {stream: save_network(tmp_path, stream) for stream in CHANNELS}
+def sources(tmp_path: Path, save_network: Callable[..., str], family: Any) -> dict[str, str]:
+    return {stream: save_network(tmp_path, stream) for stream in family.streams}
 
 
 @pytest.fixture
-def build(sources: dict[str, str]) -> Callable[..., ProgressiveDistillationModule]:
+def build(sources: dict[str, str], family: Any) -> Callable[..., ProgressiveDistillationModule]:
     """A module before its run."""
 
     def build(stages: Stages | None = None, **options: Any) -> ProgressiveDistillationModule:
         callback = ProgressiveStages(["mv", "residual", "iframe"] if stages is None else stages)
-        options = {"networks": sources} | options
+        options = {"networks": sources, "exits": family.layout} | options
         return ProgressiveDistillationModule(stages=callback, **options)
 
     return build
@@ -107,46 +111,50 @@ def distilled(build: Callable[..., ProgressiveDistillationModule], tmp_path: Pat
 
 class TestLoss:
     @pytest.mark.parametrize("teacher", ["mv", "residual", "iframe", "own"])
-    def test_equals_the_closed_form_over_all_exits(self, distilled, teacher):
+    def test_equals_the_closed_form_over_all_exits(self, distilled, teacher, family):
         batch = make_batch(9)
         distilled.teacher = teacher
         logits = distilled(batch)
-        by_name = dict(zip(distilled.networks.exit_names, logits.unbind(1), strict=True))
-        assert [*by_name] == [f"{stream}/{exit}" for stream in CHANNELS for exit in EXITS]
-        expected = sum(
-            soft_cross_entropy(by_name[f"{s}/{exit}"], by_name[f"{s if teacher == 'own' else teacher}/final"])
-            for s in CHANNELS
-            for exit in EXITS[:-1]
-        )
+        assert [*distilled.networks.output_names] == family.output_names
+        expected = 0
+        for place in family.students:
+            stream = family.output_names[place].split("/")[0]
+            taught_by = logits[:, family.teacher(stream if teacher == "own" else teacher)]
+            expected += soft_cross_entropy(logits[:, place], taught_by)
         (found,) = distilled.losses(logits, batch.labels).values()
         torch.testing.assert_close(found.double(), expected)
 
-    def test_the_own_classifiers_are_those_of_the_sources(self, distilled, sources):
+    def test_the_own_classifiers_are_those_of_the_sources(self, distilled, sources, family):
         batch = make_batch(9)
         for stream, network in distilled.networks.networks.items():
             state = torch.load(sources[stream])["state_dict"]
             for name, value in network.backbone.state_dict().items():
                 torch.testing.assert_close(value, state[f"network.{name}"], rtol=0, atol=0)
-            alone = network.backbone.forward_features(batch.streams[stream])["layer4"].mean((3, 4))
-            logits = (alone @ network.backbone.fc.weight.T + network.backbone.fc.bias).mean(1)
-            place = distilled.networks.exit_names.index(f"{stream}/final")
-            torch.testing.assert_close(distilled(batch)[:, place], logits)
+            pooled = network.backbone.forward_features(batch.streams[stream])["layer4"].mean((3, 4))
+            joined = getattr(network.backbone, "streams", {stream: network.backbone})
+            parts = pooled.split([part.fc.in_features for part in joined.values()], dim=2)
+            logits = {
+                name: (pooled @ part.fc.weight.T + part.fc.bias).mean(1)
+                for (name, part), pooled in zip(joined.items(), parts, strict=True)
+            }
+            for name, expected in {**logits, stream: sum(logits.values())}.items():
+                torch.testing.assert_close(distilled(batch)[:, family.teacher(name)], expected)
 
-    def test_labels_may_teach(self, distilled):
+    def test_labels_may_teach(self, distilled, family):
         batch = make_batch(9)
         distilled.teacher = "labels"
         logits = distilled(batch)
-        students = logits[:, [0, 1, 2, 4, 5, 6, 8, 9, 10]].double()
+        students = logits[:, family.students].double()
         expected = -students.log_softmax(2)[torch.arange(4), :, batch.labels].mean(0).sum()
         (found,) = distilled.losses(logits, batch.labels).values()
         torch.testing.assert_close(found.double(), expected)
 
-    def test_temperature_and_hard_labels_are_the_loss_functions(self, distilled):
+    def test_temperature_and_hard_labels_are_the_loss_functions(self, distilled, family):
         batch = make_batch(9)
         distilled.teacher = "iframe"
         distilled.loss = SoftTargetLoss(3.0, temperature_squared=True, hard_label_weight=0.5)
         logits = distilled(batch)
-        students, teacher = logits[:, [0, 1, 2, 4, 5, 6, 8, 9, 10]], logits[:, 11]
+        students, teacher = logits[:, family.students], logits[:, family.teacher("iframe")]
         soft = sum(9 * soft_cross_entropy(student, teacher, 3.0) for student in students.unbind(1))
         hard = -0.5 * students.double().log_softmax(2)[torch.arange(4), :, batch.labels].mean(0).sum()
         found = distilled.losses(logits, batch.labels)
@@ -154,11 +162,12 @@ class TestLoss:
         torch.testing.assert_close(found["hard_label"].double(), hard)
 
 
-def test_flatness_is_measured_of_networks_and_of_their_internal_classifiers(distilled):
+def test_flatness_is_measured_of_networks_and_of_their_internal_classifiers(distilled, family):
     targets = distilled.analysis_targets()
-    assert [*targets] == ["mv", "mv/exits", "residual", "residual/exits", "iframe", "iframe/exits"]
-    target, batch = targets["residual/exits"], make_batch(9)
-    logits = target.model(batch.streams["residual"])
+    assert [*targets] == [name for stream in family.streams for name in (stream, f"{stream}/exits")]
+    stream, batch = family.streams[-1], make_batch(9)
+    target = targets[f"{stream}/exits"]
+    logits = target.model(batch.streams[stream])
     expected = torch.stack([F.cross_entropy(logits[:, k], batch.labels) for k in range(3)]).mean()
     torch.testing.assert_close(target.loss(logits, batch.labels), expected)
     learning = {name for name, parameter in target.model.named_parameters() if parameter.requires_grad}
@@ -187,12 +196,12 @@ class TestRun:
         learning = {id(p) for n in module.networks.networks.values() for p in n.classifiers.parameters()}
         assert in_optimizer == learning
 
-    def test_each_network_runs_forward_once_a_step(self, build, tmp_path, monkeypatch):
+    def test_each_network_runs_forward_once_a_step(self, build, tmp_path, monkeypatch, family):
         calls: list[str] = []
         forward = EarlyExitNetwork.forward_stage
         monkeypatch.setattr(EarlyExitNetwork, "forward_stage", lambda n, *a: calls.append(a[0]) or forward(n, *a))
         make_trainer(tmp_path, limit_val_batches=0).fit(build(), Clips())
-        assert calls.count("stem") == calls.count("layer4") == 3 * 3 * 3, "streams, epochs, steps"
+        assert calls.count("stem") == calls.count("layer4") == len(family.streams) * 3 * 3, "networks, epochs, steps"
 
     @pytest.mark.parametrize(
         "stages", [["mv", "residual", "own"], ["iframe", "residual", "mv"], ["iframe"], ["labels"]]
@@ -229,18 +238,17 @@ class TestRun:
         powers = [0, 1, 0, 1, 2] if restart else range(5)
         assert rates == pytest.approx([0.1 * 0.5**power for power in powers for _ in range(3)])
 
-    def test_accuracies_of_all_exits_over_the_whole_split(self, distilled, tmp_path):
+    def test_accuracies_of_all_exits_over_the_whole_split(self, distilled, tmp_path, family):
         trainer = make_trainer(tmp_path)
         (metrics,) = trainer.validate(distilled, Clips(), verbose=False)
         batches = [make_batch(3), make_batch(5, num_views=2)]
         logits = torch.cat([distilled(batch) for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
         correct = (logits.argmax(2) == labels[:, None]).double().mean(0)
-        names = distilled.networks.exit_names
+        names = distilled.networks.output_names
         assert [metrics[f"val/top1/{name}"] for name in names] == pytest.approx(correct.tolist())
-        students = [place for place, name in enumerate(names) if not name.endswith("final")]
-        assert metrics["val/top1"] == pytest.approx(correct[students].mean().item())
-        losses = [-logits[i].double().log_softmax(1)[students, labels[i]].mean() for i in range(8)]
+        assert metrics["val/top1"] == pytest.approx(correct[family.students].mean().item())
+        losses = [-logits[i].double().log_softmax(1)[family.students, labels[i]].mean() for i in range(8)]
         assert metrics["val/loss"] == pytest.approx(sum(losses).item() / 8, rel=1e-5)
         assert metrics["val/num_videos"] == 8
 
@@ -255,19 +263,19 @@ class TestCheckpoint:
             Path(source).unlink()
         whole = load_exit_networks(path, key="`exits`").networks.eval()
         batch = make_batch(9)
-        torch.testing.assert_close(whole(batch.streams), distilled.eval()(batch), rtol=0, atol=0)
+        torch.testing.assert_close(whole.outputs(batch.streams), distilled.eval()(batch), rtol=0, atol=0)
         (metrics,) = make_trainer(tmp_path).test(build(), Clips(), ckpt_path=path, verbose=False)
         assert metrics["test/num_videos"] == 8
 
     def test_another_checkpoint_is_refused(self, sources):
         with pytest.raises(ValueError, match=r"expected a checkpoint of a ProgressiveDistillationModule \(`exits`\)"):
-            load_exit_networks(sources["mv"], key="`exits`")
+            load_exit_networks(next(iter(sources.values())), key="`exits`")
 
-    def test_other_streams_are_refused(self, distilled, tmp_path, sources):
+    def test_other_streams_are_refused(self, distilled, tmp_path, save_network):
         trainer = make_trainer(tmp_path)
         trainer.fit(distilled, Clips())
         trainer.save_checkpoint(tmp_path / "pkd.ckpt")
-        module = ProgressiveDistillationModule({"mv": sources["mv"]})
+        module = ProgressiveDistillationModule({"flow": save_network(tmp_path, "flow")})
         with pytest.raises(ValueError, match=r"init_args.networks` names"):
             make_trainer(tmp_path).test(module, Clips(), ckpt_path=tmp_path / "pkd.ckpt", verbose=False)
 
@@ -280,38 +288,44 @@ class TestRefusals:
             make_trainer(tmp_path).fit(module, Clips(**data))
         assert module.trainer.global_step == 0
 
-    def test_missing_checkpoint(self, build, tmp_path, sources):
-        module = build(networks=sources | {"mv": "gone.ckpt"})
+    def test_missing_checkpoint(self, build, tmp_path, sources, family):
+        module = build(networks=sources | {family.streams[0]: "gone.ckpt"})
         self.refused(tmp_path, module, r"no such checkpoint: gone.ckpt; .*`model.init_args.networks`")
 
     def test_no_checkpoint(self, build, tmp_path):
         self.refused(tmp_path, build(["own"], networks={}), "at least one checkpoint by stream in `model.init_args.ne")
 
-    def test_a_checkpoint_of_another_stream(self, build, tmp_path, sources):
-        module = build(networks=sources | {"residual": sources["iframe"]})
-        self.refused(
-            tmp_path, module, r"networks.residual`: expected a network trained on stream 'residual', came .*'if"
-        )
+    def test_a_checkpoint_of_another_stream(self, build, tmp_path, sources, family, save_network):
+        last = family.streams[-1]
+        module = build(networks=sources | {last: save_network(tmp_path, "flow")})
+        message = f"networks.{last}`: expected a network trained on stream '{last}', came one on 'flow'"
+        self.refused(tmp_path, module, re.escape(message))
 
-    def test_a_checkpoint_of_other_classes(self, build, tmp_path, sources, save_network):
-        (tmp_path / "other").mkdir()
-        module = build(networks=sources | {"mv": save_network(tmp_path / "other", "mv", num_classes=3)})
-        self.refused(tmp_path, module, r"networks.residual`: expected 3 classes, as the first network has, came 2")
+    def test_a_checkpoint_of_other_classes(self, build, tmp_path, sources, family, save_network):
+        module = build(networks={"flow": save_network(tmp_path, "flow", num_classes=3), **sources})
+        message = f"networks.{family.streams[0]}`: expected 3 classes, as the first network has, came 2"
+        self.refused(tmp_path, module, re.escape(message))
 
     def test_data_of_other_classes(self, build, tmp_path):
         self.refused(tmp_path, build(), r"the data has 5 classes, the network 2", num_classes=5)
 
-    def test_data_without_a_stream(self, build, tmp_path):
-        self.refused(tmp_path, build(), r"the model needs stream 'residual', the data gives", streams=("mv", "iframe"))
+    def test_data_without_a_stream(self, build, tmp_path, family):
+        message = f"the model needs stream '{family.streams[-1]}', the data gives"
+        self.refused(tmp_path, build(), re.escape(message), streams=(*family.streams[:-1], "flow"))
 
-    def test_a_stream_without_exits(self, build, tmp_path):
-        exits = {"mv": "linear", "residual": {}, "iframe": "linear"}
-        self.refused(tmp_path, build(exits=exits), r"`model.init_args.exits.residual`: expected internal classifiers")
+    def test_a_stream_without_exits(self, build, tmp_path, family):
+        last = family.streams[-1]
+        exits = dict.fromkeys(family.streams, "linear") | {last: {}}
+        message = f"`model.init_args.exits.{last}`: expected internal classifiers"
+        self.refused(tmp_path, build(exits=exits), re.escape(message))
 
     def test_exits_for_other_streams(self, build, tmp_path):
         self.refused(
-            tmp_path, build(exits={"mv": "linear"}), r"`model.init_args.exits`: expected one layout, or one fo"
+            tmp_path, build(exits={"flow": "linear"}), r"`model.init_args.exits`: expected one layout, or one fo"
         )
+
+    def test_an_unknown_teacher(self, build, tmp_path):
+        self.refused(tmp_path, build(["mv", "flow"]), r"`stages.teachers`: expected some of \[.*'mv'.*came \['flow'\]")
 
     def test_exits_that_do_not_fit_the_network(self, build, tmp_path):
         self.refused(tmp_path, build(exits="resnet99"), r"`exits`: expected one of .*came 'resnet99'")
@@ -328,24 +342,54 @@ class TestRefusals:
             make_trainer(tmp_path).predict(distilled, Clips(), return_predictions=False)
 
 
-def test_classifiers_at_chosen_depths_by_the_command_line(
-    tmp_path: Path, tiny_config: Path, save_network: Callable[..., str], streamkd: Callable[..., int | None]
+def test_clips_of_other_segments_are_refused_before_the_first_step(
+    tmp_path: Path, save_network: Callable[..., str]
 ) -> None:
-    classes = "lightning_modules.networks"
-    wide = {"class_path": f"{classes}.InternalClassifier", "init_args": {"channels": 3}}
+    module = ProgressiveDistillationModule(
+        {TEAM: save_network(tmp_path, TEAM)}, ProgressiveStages(["mv"]), exits="team_net"
+    )
+    with pytest.raises(ValueError, match=r"expected clips of 8 segments, .*came 2; set .*`test_segments` alike"):
+        make_trainer(tmp_path).fit(module, Clips())
+    assert module.trainer.global_step == 0
+
+
+WIDE = {"class_path": "lightning_modules.networks.InternalClassifier", "init_args": {"channels": 3}}
+ON_SEGMENTS = {"class_path": "lightning_modules.networks.SegmentClassifier", "init_args": {"num_segments": 2}}
+
+
+@pytest.mark.parametrize(
+    ("stream", "depth", "classifier", "weight"),
+    [
+        ("residual", "layer3", WIDE, ("layer3.head.conv", (3, 16, 3, 3))),
+        (TEAM, "layer2", ON_SEGMENTS, ("layer2.fc", (2, 2 * 3 * 8 // 4))),
+    ],
+)
+def test_classifiers_at_chosen_depths_by_the_command_line(
+    tmp_path: Path,
+    tiny_config: Path,
+    save_network: Callable[..., str],
+    streamkd: Callable[..., int | None],
+    stream: str,
+    depth: str,
+    classifier: dict[str, Any],
+    weight: tuple[str, tuple[int, ...]],
+) -> None:
+    linear = {"class_path": "lightning_modules.networks.LinearClassifier"}
     config = yaml.safe_load(tiny_config.read_text())
     config["model"] = {
         "class_path": "lightning_modules.progressive_distillation.ProgressiveDistillationModule",
         "init_args": {
-            "networks": {"residual": save_network(tmp_path, "residual")},
-            "exits": {"residual": {"stem": {"class_path": f"{classes}.LinearClassifier"}, "layer3": wide}},
+            "networks": {stream: save_network(tmp_path, stream)},
+            "exits": {stream: {"stem": linear, depth: classifier}},
             "stages": {"class_path": "callbacks.ProgressiveStages", "init_args": {"teachers": ["residual"]}},
         },
     }
+    config["data"]["init_args"]["streams"] = [stream]
     config["trainer"]["max_epochs"] = 1
     tiny_config.write_text(yaml.safe_dump(config))
     assert streamkd("fit", "--config", tiny_config) == 0
     assert streamkd("test", "--config", tmp_path / "run/config.yaml") == 0
     networks = load_exit_networks(str(tmp_path / "run/checkpoints/last.ckpt"), key="`exits`").networks
-    assert networks.exit_names == ("residual/stem", "residual/layer3", "residual/final")
-    assert networks.get_submodule("networks.residual.classifiers.layer3.head.conv").weight.shape == (3, 16, 3, 3)
+    assert networks.exit_names == (f"{stream}/stem", f"{stream}/{depth}", f"{stream}/final")
+    name, shape = weight
+    assert networks.networks[stream].classifiers.get_submodule(name).weight.shape == shape

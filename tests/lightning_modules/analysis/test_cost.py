@@ -164,6 +164,18 @@ def test_reproduces_team_net() -> None:
     assert not cost.uncounted
 
 
+def test_reproduces_the_exits_of_pkd_on_team_net() -> None:
+    with torch.device("meta"):
+        backbone = TeamNet(tsm_resnet50(101), tsm_resnet18(101, 2, input_norm=True), tsm_resnet18(101, input_norm=True))
+        network, clip = EarlyExitNetwork(backbone, "team_net"), torch.empty(1, 8, 8, 224, 224)
+    cost = cost_of(network, clip)
+    reached = [cost.to_exit(name) / 1e9 for name in network.exit_names]
+    assert reached == pytest.approx([2.52, 15.26, 30.06, 61.42], abs=0.005)
+    squeezes = 8 * (192 * 48 + 384 * 96 + 768 * 192)  # once for a classifier, once for the module
+    assert cost.total == cost_of(backbone, clip).total + squeezes + 101 * (384 + 768 + 1536)
+    assert sum(cost.exits.values()) == cost.total
+
+
 def normalised_by_exit(network: nn.Module, clip: Tensor) -> list[int]:
     """Outputs of all BatchNorms up to each exit, counted by hooks."""
     count, reached = [0], []

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks import InternalClassifier, LinearClassifier, resnet18, resnet50
+from lightning_modules.networks import InternalClassifier, LinearClassifier, SegmentClassifier, resnet18, resnet50
 from lightning_modules.networks.exit_layout import build_classifiers
 
 
@@ -50,6 +50,16 @@ def test_the_linear_form_is_a_matrix_on_the_channel_means() -> None:
     torch.testing.assert_close(classifier(maps), frames.mean(1))
 
 
+def test_the_form_for_segments_is_a_matrix_for_each_of_them() -> None:
+    classifier = SegmentClassifier(6, 5, num_segments=3).double()
+    maps = torch.randn(2, 3, 6, 2, 4, dtype=torch.float64)
+    of_segments = [classifier.fc.weight[:, 6 * t : 6 * (t + 1)] for t in range(3)]
+    expected = classifier.fc.bias + sum(maps[:, t].mean((2, 3)) @ of_segments[t].T for t in range(3))
+    torch.testing.assert_close(classifier(maps), expected)
+    with pytest.raises(ValueError, match=r"clips of 3 segments, .*`num_segments`.*came 4; set `data.*num_segments: 3`"):
+        classifier(torch.randn(2, 4, 6, 2, 4, dtype=torch.float64))
+
+
 @pytest.mark.parametrize(
     ("layout", "backbone", "convolutions"),
     [
@@ -59,7 +69,7 @@ def test_the_linear_form_is_a_matrix_on_the_channel_means() -> None:
 )
 def test_the_papers_layouts(layout: str, backbone: type, convolutions: list[tuple[int, ...]]) -> None:
     with torch.device("meta"):
-        classifiers = build_classifiers(layout, backbone(101).feature_info, 101)
+        classifiers = build_classifiers(layout, backbone(101).exit_channels, 101)
     assert list(classifiers) == ["layer1", "layer2", "layer3"]
     assert [tuple(each.head.conv.weight.shape) for each in classifiers.values()] == convolutions
     for classifier in classifiers.values():

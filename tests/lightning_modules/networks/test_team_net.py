@@ -10,9 +10,20 @@ import torch
 from torch import Tensor
 
 from lightning_modules.checkpoints import build_network, without_weights
-from lightning_modules.networks import ResNet, TeamNet, resnet10, resnet18, resnet50, tsm_resnet10
+from lightning_modules.networks import (
+    EarlyExitNetwork,
+    EarlyExitNetworks,
+    ResNet,
+    SegmentClassifier,
+    TeamNet,
+    resnet10,
+    resnet18,
+    resnet50,
+    tsm_resnet10,
+)
 from lightning_modules.networks.team_net import TeamModule
 
+STREAM = "iframe+mv+residual"
 PARTS = {"iframe": 3, "mv": 2, "residual": 3}
 # Parameters with 1000 classes and 3 input channels, as torchvision's documentation lists them.
 RESNET18, RESNET50 = 11_689_512, 25_557_032
@@ -216,3 +227,71 @@ def test_exports() -> None:
     network, clip = build(), torch.randn(1, 3, 8, 32, 32)
     exported = torch.export.export(network, (clip,)).module()
     torch.testing.assert_close(exported(clip), network(clip))
+
+
+class TestExits:
+    def test_classifiers_see_what_modules_squeeze_the_maps_to(self, clip: Tensor) -> None:
+        network = EarlyExitNetwork(build(), {name: segments(3) for name in ("stem", "layer1", "layer2")}).double()
+        assert network.exit_names == ("stem", "layer1", "layer2", "final")
+        features = network.backbone.forward_features(clip)
+        expected = []
+        for name in ("stem", "layer1", "layer2"):
+            pooled = features[name].mean((3, 4))
+            squeezed = (pooled @ network.backbone.teams[name].squeeze.weight.T).clamp(min=0)
+            fc = network.classifiers[name].fc
+            expected.append(torch.cat([squeezed[:, t] for t in range(3)], dim=1) @ fc.weight.T + fc.bias)
+        expected.append(network.backbone(clip))
+        torch.testing.assert_close(network(clip), torch.stack(expected, dim=1))
+
+    def test_the_papers_classifiers(self) -> None:
+        with torch.device("meta"):
+            backbone = TeamNet(resnet50(101), resnet18(101, 2), resnet18(101))
+            network = EarlyExitNetwork(backbone, "team_net")
+            linear = EarlyExitNetwork(backbone, "linear")
+        shapes = {name: tuple(classifier.fc.weight.shape) for name, classifier in network.classifiers.items()}
+        assert shapes == {"stem": (101, 384), "layer1": (101, 768), "layer2": (101, 1536)}
+        assert linear.exit_names == network.exit_names
+        assert linear.classifiers["layer2"].head.fc.weight.shape == (101, 192)
+
+    def test_heads_add_up_to_the_last_exit_and_are_the_networks_own(self, clip: Tensor) -> None:
+        network = EarlyExitNetwork(build(), "linear").double()
+        outputs = network.outputs(clip)
+        assert list(outputs) == ["stem", "layer1", "layer2", "final", "iframe", "mv", "residual"]
+        assert torch.equal(torch.stack(list(outputs.values())[:4], dim=1), network(clip))
+        torch.testing.assert_close(sum(outputs[name] for name in PARTS), outputs["final"])
+        maps = network.backbone.forward_features(clip)["layer4"].split([64, 32, 64], dim=2)
+        for name, part in zip(PARTS, maps, strict=True):
+            torch.testing.assert_close(outputs[name], network.backbone.streams[name].classify(part))
+        assert not any(outputs[name].requires_grad for name in (*PARTS, "final"))
+
+    def test_one_pass_makes_all_outputs(self, clip: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+        networks, calls = EarlyExitNetworks({STREAM: EarlyExitNetwork(build(), "linear").double()}), []
+        forward = TeamNet.forward_stage
+        monkeypatch.setattr(TeamNet, "forward_stage", lambda n, *a: calls.append(a[0]) or forward(n, *a))
+        exits = [f"{STREAM}/{name}" for name in ("stem", "layer1", "layer2", "final")]
+        assert networks.output_names == (*exits, *(f"{STREAM}/{name}" for name in PARTS))
+        outputs = networks.outputs({STREAM: clip})
+        assert calls == ["stem", "layer1", "layer2", "layer3", "layer4"]
+        assert torch.equal(outputs[:, :4], networks({STREAM: clip}))
+
+    def test_teachers_are_known_by_the_streams_they_judge(self) -> None:
+        joint = EarlyExitNetwork(build(), "linear")
+        alone = EarlyExitNetwork(resnet10(5, 2, width=4), "linear")
+        final = {STREAM: f"{STREAM}/final"}
+        heads = {name: f"{STREAM}/{name}" for name in PARTS}
+        assert EarlyExitNetworks({STREAM: joint}).teachers == heads | final
+        assert EarlyExitNetworks({"mv": alone}).teachers == {"mv": "mv/final"}
+        assert EarlyExitNetworks({STREAM: joint, "mv": alone}).teachers == heads | final | {"mv": "mv/final"}
+
+    def test_clips_of_other_segments_are_refused(self, clip: Tensor) -> None:
+        network = EarlyExitNetwork(build(), {"layer1": segments(2)}).double()
+        with pytest.raises(ValueError, match=r"expected clips of 2 segments, .*came 3"):
+            network(clip)
+
+    def test_the_last_depth_has_none(self) -> None:
+        with pytest.raises(ValueError, match=r"depths \['stem', 'layer1', 'layer2', 'layer3'\], came \['layer4'\]"):
+            EarlyExitNetwork(build(), {"layer4": segments(3)})
+
+
+def segments(number: int) -> Callable[..., SegmentClassifier]:
+    return partial(SegmentClassifier, num_segments=number)
