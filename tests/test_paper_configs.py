@@ -1,6 +1,7 @@
 """The recipes on UCF-101, HMDB-51 and a part of Kinetics: the papers' numbers, names that networks have, and the
 README's chains, run."""
 
+import copy
 import json
 import os
 import re
@@ -21,12 +22,13 @@ from datamodules.flow_cache import FlowSettings
 from lightning_modules.analysis.cost import cost_of
 from lightning_modules.checkpoints import build_network, without_weights
 from lightning_modules.exit_networks import ExitNetworks
-from lightning_modules.networks.early_exit import EarlyExitNetworks
+from lightning_modules.networks.early_exit import EarlyExitNetwork, EarlyExitNetworks
 from lightning_modules.parameter_rules import ParameterRule, build_optimizer
 
 ROOT = Path(__file__).parents[1]
 STREAMS = ("mv", "residual", "iframe")
 P_STREAM = "mv+residual"
+TEAM = "iframe+mv+residual"
 FILES = {P_STREAM: "p_stream"}  # where they are not named for their stream
 CHANNELS = {"mv": 2, "residual": 3, "iframe": 3, "flow": 2, P_STREAM: 5}
 CLASSES = {"ucf101": 101, "hmdb51": 51}
@@ -46,6 +48,9 @@ TRAINING = COVIAR | {
     for data_set in IP_TSN
     for stream in (("flow", P_STREAM) if data_set in CLASSES else ("flow", P_STREAM, "iframe"))
 }
+# Learning rate, weight decay, batch and steps of TEAM-Net's code; learning rate of PKD on it.
+TEAM_NET = {"ucf101": (0.02, 1e-4, 78, [5, 10, 15], 0.01), "hmdb51": (0.02, 5e-4, 75, [10, 15, 20], 0.02)}
+TEAM_NET_EXPERIMENTS = ("team_net", "team_net_pkd", "team_net_wise")
 TINY_NETWORK = {"width": 4, "num_classes": 2, "weights": None, "sha256": None}
 TINY_DATA = "--data.size 32 --data.batch_size 4 --data.num_workers 0 --data.annotations.check_sizes false"
 TINY_TRAINER = "--trainer.accelerator cpu --trainer.check_val_every_n_epoch 1 --trainer.max_epochs"
@@ -252,12 +257,79 @@ def flat(values: Any, key: str = "") -> dict[str, Any]:
     return {k: v for name, value in values.items() for k, v in flat(value, f"{key}.{name}".lstrip(".")).items()}
 
 
-@pytest.mark.parametrize("experiment", COSTS)
+@cache
+def team_net(data_set: str) -> EarlyExitNetwork:
+    """With the exits of PKD, without values."""
+    backbone = network_of(data_set, "team_net")
+    with torch.device("meta"):
+        return EarlyExitNetwork(build_network(backbone), read(data_set, "team_net_pkd")["model"]["init_args"]["exits"])
+
+
+@pytest.mark.parametrize("data_set", CLASSES)
+def test_team_net_is_trained_with_its_codes_numbers(data_set: str) -> None:
+    config = read(data_set, "team_net")
+    model, data, trainer = config["model"]["init_args"], config["data"]["init_args"], config["trainer"]
+    sgd = model["optimizer"]["init_args"]
+    came = sgd["lr"], sgd["weight_decay"], data["batch_size"], model["lr_scheduler"]["init_args"]["milestones"]
+    assert came == TEAM_NET[data_set][:4]
+    assert (sgd["momentum"], trainer["max_epochs"], trainer["gradient_clip_val"]) == (0.9, 30, 20)
+    reader = data_of(data_set, "team_net").test_reader
+    assert (reader.shapes, reader.num_views) == ({TEAM: (8, 8, 224, 224)}, 10)
+    for name, part in team_net(data_set).backbone.streams.items():
+        assert (part.num_classes, part.dropout.p, part.layer1[0].shift_div) == (CLASSES[data_set], 0.5, 8)
+        assert isinstance(part.input_bn, nn.BatchNorm2d) == (name != "iframe")
+        given = model["network"]["init_args"][name]["init_args"]
+        assert given["sha256"][:8] in given["weights"]
+
+
+@pytest.mark.parametrize("data_set", CLASSES)
+def test_parameters_have_team_nets_multipliers(data_set: str) -> None:
+    network = team_net(data_set).backbone
+    norms = {name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    expected = {}
+    for name, _ in network.named_parameters():
+        decay = 0 if name.endswith("bias") or name.rpartition(".")[0] in norms else 1
+        expected[name] = {"fc.weight": 5, "fc.bias": 10}.get(".".join(name.split(".")[-2:]), 1), decay
+    given = rules(read(data_set, "team_net"), data_set)
+    learning = copy.deepcopy(network).requires_grad_()
+    optimizer = build_optimizer(lambda p: torch.optim.SGD(p, lr=1, weight_decay=1), learning, given)
+    assert options_by_name(optimizer, learning) == expected
+
+
+@pytest.mark.parametrize("data_set", CLASSES)
+def test_exits_of_team_net_learn_with_the_codes_numbers(data_set: str) -> None:
+    config, wise = read(data_set, "team_net_pkd"), read(data_set, "team_net_wise")["model"]["init_args"]
+    model = config["model"]["init_args"]
+    adam, steps = model["optimizer"]["init_args"], model["lr_scheduler"]["init_args"]["milestones"]
+    assert (adam, steps) == ({"lr": TEAM_NET[data_set][4], "eps": 0.001}, [25, 30, 35])
+    assert (config["data"]["init_args"]["batch_size"], config["trainer"]["max_epochs"]) == (64, 40)
+    assert model["stages"]["init_args"] == {"teachers": ["mv", "residual", "iframe"], "lengths": [3, 3, 34]}
+    assert set(model["stages"]["init_args"]["teachers"]) <= set(team_net(data_set).heads)
+    assert model["networks"] == {TEAM: best(data_set, "team_net")}
+    assert (wise["exits"], wise["l1"], wise["l1_from"]) == (best(data_set, "team_net_pkd"), 0.01, 2)
+
+
+@pytest.mark.parametrize("data_set", CLASSES)
+@pytest.mark.parametrize("experiment", TEAM_NET_EXPERIMENTS)
+def test_headers_tell_the_multiply_adds_of_team_net(data_set: str, experiment: str) -> None:
+    network = team_net(data_set)
+    clip = torch.empty(data_of(data_set, experiment).reader.shapes[TEAM], device="meta")[None]
+    if experiment == "team_net":
+        total = cost_of(network.backbone, clip).total
+        expected = [total, 10 * total]
+    else:
+        cost = cost_of(network, clip)
+        expected = [cost.total, *(cost.to_exit(name) for name in network.exit_names[:-1])]
+    (line,) = re.findall(r"^# Cost .*", text(data_set, experiment), re.MULTILINE)
+    assert re.findall(r"\d+\.\d\d", line) == [f"{cost / 1e9:.2f}" for cost in expected]
+
+
+@pytest.mark.parametrize("experiment", [*COSTS, *TEAM_NET_EXPERIMENTS])
 def test_data_sets_differ_in_the_papers_numbers_and_in_paths_alone(experiment: str) -> None:
     first, second = (flat(read(data_set, experiment)) for data_set in CLASSES)
     different = {key.rpartition(".")[2] for key in first | second if first.get(key) != second.get(key)}
     paths = {"run_dir", "index_cache", "reencode_dir", "exits", "teacher", "cache", *networks_of(experiment)}
-    numbers = {"num_classes", "lr", "parameter_rules", "batch_size", "milestones", "max_epochs"}
+    numbers = {"num_classes", "lr", "weight_decay", "parameter_rules", "batch_size", "milestones", "max_epochs"}
     assert different <= paths | numbers | ({"streams"} if experiment == "iframe" else set())
 
 
@@ -280,6 +352,11 @@ def miniature(tmp_path: Path, tiny_videos: Path, monkeypatch: pytest.MonkeyPatch
         config = yaml.safe_load(path.read_text())
         config["model"]["init_args"]["network"]["init_args"] |= TINY_NETWORK
         path.write_text(yaml.safe_dump(config))
+    path = tmp_path / "configs/ucf101/team_net.yaml"
+    config = yaml.safe_load(path.read_text())
+    for part in config["model"]["init_args"]["network"]["init_args"].values():
+        part["init_args"] |= TINY_NETWORK | {"shift_div": 2}
+    path.write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -366,3 +443,21 @@ def test_the_readmes_chain_of_ip_tsn_runs(miniature: Path, streamkd: Callable[..
 def distillation_of(test: list[str]) -> list[str]:
     """The arguments of `pkd_ip.yaml` for the networks of a test of `ip_tsn.yaml`."""
     return [argument.replace("ip_tsn", "pkd_ip") for argument in test[1:]]
+
+
+def test_team_net_runs_from_labels_to_early_exits(miniature: Path, streamkd: Callable[..., int | None]) -> None:
+    """Its checkpoint is a backbone with teachers, and that of its exits one for weighted inference."""
+    stages = ["--model.stages.lengths", "[1, 1, 1]"]
+    for verb, experiment, epochs, options in (
+        ("fit", "team_net", 1, []),
+        ("fit", "team_net_pkd", 3, stages),
+        ("fit", "team_net_wise", 1, []),
+        ("test", "team_net_wise", 1, ["--model.threshold", "chosen", "--data.lazy", "true"]),
+    ):
+        scale = f"{TINY_DATA} --data.annotations.split 2 {TINY_TRAINER} {epochs}".split()
+        assert streamkd(verb, "--config", f"configs/ucf101/{experiment}.yaml", *scale, *options) == 0
+    tested = metrics_of(miniature / "runs/ucf101/team_net_wise")
+    assert tested["test/num_videos"] == 5
+    exits = {name: value for name, value in tested.items() if name.startswith("test/exited/")}
+    assert exits.keys() == {f"test/exited/{TEAM}/{name}" for name in ("stem", "layer1", "layer2", "final")}
+    assert sum(exits.values()) == pytest.approx(1)

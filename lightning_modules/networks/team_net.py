@@ -81,8 +81,8 @@ class TeamNet(Backbone):
     Attributes: ``num_classes``, ``in_channels`` and ``feature_info``, which describes the maps that
     ``forward_features`` returns: ``stem`` and ``layer1`` to ``layer4``, those of the three networks joined channel by
     channel, before the TEAM module that follows. ``heads``, and ``streams``, which has the three networks by name.
-    Internal classifiers see what the TEAM module at their depth squeezes the maps to. None of them is cheap in
-    decoding: all streams are there from the start.
+    Internal classifiers see what the TEAM module at their depth squeezes the maps to. Leaving at one of them saves
+    computation alone: the streams meet at the first, so all are decoded by then.
 
     Args:
         iframe: sees the first 3 channels of clips. The paper's is ResNet-50 with temporal shift.

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from lightning_modules.predictions import Predictions
 from lightning_modules.recognition import RecognitionModule
 from lightning_modules.weighted_inference import WeightedInferenceModule
 
-CHANNELS = {"mv": 2, "residual": 3, "iframe": 3}
+TEAM = "iframe+mv+residual"
+STREAMS = {"three networks": ["mv", "residual", "iframe"], "TEAM-Net": [TEAM]}
 NETWORKS = "lightning_modules.networks"
 
 
@@ -55,9 +57,9 @@ def videos(tiny_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def data_of(videos: Path, **options: Any) -> CompressedVideoDataModule:
+def data_of(videos: Path, streams: list[str], **options: Any) -> CompressedVideoDataModule:
     defaults: dict[str, Any] = {"num_segments": 2, "size": 24, "batch_size": 3, "test_crops": 3, "fit_split": "val"}
-    return CompressedVideoDataModule(ClassFolders(str(videos)), list(CHANNELS), **defaults | options)
+    return CompressedVideoDataModule(ClassFolders(str(videos)), streams, **defaults | options)
 
 
 def trainer_for(tmp_path: Path, *callbacks: Callback) -> Trainer:
@@ -68,27 +70,42 @@ def trainer_for(tmp_path: Path, *callbacks: Callback) -> Trainer:
 
 
 @pytest.fixture(scope="module")
-def exits(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A checkpoint as ProgressiveDistillationModule leaves it, of exits that differ."""
-    torch.manual_seed(0)
-    configs = {}
-    for stream, channels in CHANNELS.items():
-        init_args = {"num_classes": 2, "in_channels": channels, "width": 4, "input_norm": True}
-        backbone = {"class_path": f"{NETWORKS}.resnet10", "init_args": init_args}
-        network = {"backbone": backbone, "exits": "linear"}
-        configs[stream] = {"class_path": f"{NETWORKS}.EarlyExitNetwork", "init_args": network}
-    built = ExitNetworks.from_state({"configs": configs, "classes": ["left", "right"]})
-    state = {f"networks.{name}": value for name, value in built.networks.state_dict().items()}
-    path = tmp_path_factory.mktemp("exits") / "pkd.ckpt"
-    torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": state, STATE: built.state()}, path)
-    return str(path)
+def exits(
+    tmp_path_factory: pytest.TempPathFactory, network_config: Callable[..., dict[str, Any]]
+) -> dict[tuple[str, ...], str]:
+    """Checkpoints as ProgressiveDistillationModule leaves them, of exits that differ, by sorted streams."""
+    paths = {}
+    for family, streams in STREAMS.items():
+        torch.manual_seed(0)
+        configs = {}
+        for stream in streams:
+            backbone = network_config(stream, num_classes=2, width=16 if stream == TEAM else 4, input_norm=True)
+            network = {"backbone": backbone, "exits": "linear"}
+            configs[stream] = {"class_path": f"{NETWORKS}.EarlyExitNetwork", "init_args": network}
+        built = ExitNetworks.from_state({"configs": configs, "classes": ["left", "right"]})
+        state = {f"networks.{name}": value for name, value in built.networks.state_dict().items()}
+        path = tmp_path_factory.mktemp("exits") / f"{family}.ckpt"
+        torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": state, STATE: built.state()}, path)
+        paths[tuple(sorted(streams))] = str(path)
+    return paths
 
 
-@pytest.fixture(params=[["mv", "residual", "iframe"], ["iframe", "mv", "residual"]], ids=["mv first", "iframe first"])
-def module(request: pytest.FixtureRequest, exits: str, videos: Path, tmp_path: Path) -> WeightedInferenceModule:
+@pytest.fixture(
+    params=[["mv", "residual", "iframe"], ["iframe", "mv", "residual"], [TEAM]],
+    ids=["mv first", "iframe first", "TEAM-Net"],
+)
+def order(request: pytest.FixtureRequest) -> list[str]:
+    """Of the streams."""
+    return request.param
+
+
+@pytest.fixture
+def module(
+    order: list[str], exits: dict[tuple[str, ...], str], videos: Path, tmp_path: Path
+) -> WeightedInferenceModule:
     """Fitted on the validation split."""
-    module = WeightedInferenceModule(exits=exits, order=request.param, l1=0.01, l1_from=2)
-    trainer_for(tmp_path).fit(module, data_of(videos))
+    module = WeightedInferenceModule(exits=exits[tuple(sorted(order))], order=order, l1=0.01, l1_from=2)
+    trainer_for(tmp_path).fit(module, data_of(videos, order))
     return module.eval()
 
 
@@ -110,18 +127,23 @@ def threshold_between(outputs: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (3, 1)])
 def test_lazy_and_full_tests_agree(
-    module: WeightedInferenceModule, videos: Path, tmp_path: Path, batch_size: int, num_workers: int
+    module: WeightedInferenceModule,
+    order: list[str],
+    videos: Path,
+    tmp_path: Path,
+    batch_size: int,
+    num_workers: int,
 ) -> None:
-    paths, outputs = evaluate_fully(module, data_of(videos))
+    paths, outputs = evaluate_fully(module, data_of(videos, order))
     module.threshold = threshold_between(outputs)
     places = exit_at(outputs, module.threshold)
     assert len(places.unique()) >= 2
     full = trainer_for(tmp_path, TestReport(tmp_path / "full"))
-    full.test(module, data_of(videos), verbose=False)
+    full.test(module, data_of(videos, order), verbose=False)
 
     recorder, folder = Recorder(), tmp_path / "lazy"
     lazy = trainer_for(tmp_path, recorder, TestReport(folder), Efficiency(folder))
-    data = data_of(videos, lazy=True, eval_batch_size=batch_size, num_workers=num_workers)
+    data = data_of(videos, order, lazy=True, eval_batch_size=batch_size, num_workers=num_workers)
     lazy.test(module, data, verbose=False)
 
     came = {
@@ -138,7 +160,7 @@ def test_lazy_and_full_tests_agree(
     assert failed | came.keys() == {*paths, damaged, garbage}
     assert garbage in failed
     assert (damaged in failed) == (damaged not in came), "who left before the damage was reached was read right"
-    if module.order[0] == "mv":  # type: ignore[index]
+    if order[0] != "iframe":
         assert failed == {damaged, garbage}
         for name in ("test/loss", "test/top1", *(f"test/exited/{exit}" for exit in module.networks.exit_names)):
             torch.testing.assert_close(lazy.callback_metrics[name], full.callback_metrics[name], rtol=1e-4, atol=1e-5)
@@ -150,9 +172,12 @@ def test_lazy_and_full_tests_agree(
     assert rows[-1]["videos"] == len(came)
 
 
-def test_lazy_predictions_name_exits(module: WeightedInferenceModule, videos: Path, tmp_path: Path) -> None:
+def test_lazy_predictions_name_exits(
+    module: WeightedInferenceModule, order: list[str], videos: Path, tmp_path: Path
+) -> None:
     module.threshold, recorder = 0.0, Recorder()
-    data = data_of(videos, lazy=True, predict_paths=[str(videos / "test")], reencode_dir=str(tmp_path / "stand-ins"))
+    folders: Any = {"predict_paths": [str(videos / "test")], "reencode_dir": str(tmp_path / "stand-ins")}
+    data = data_of(videos, order, lazy=True, **folders)
     trainer_for(tmp_path, recorder).predict(module, data, return_predictions=False)
     exits = [name for output in recorder.outputs for name in output.exits]
     assert len(exits) in (5, 6)
@@ -162,4 +187,4 @@ def test_lazy_predictions_name_exits(module: WeightedInferenceModule, videos: Pa
 def test_other_modules_refuse_lazy_clips(videos: Path, tmp_path: Path) -> None:
     module = RecognitionModule(resnet10(2, 2, width=4), "mv")
     with pytest.raises(ValueError, match=r"set `data.init_args.lazy: false`"):
-        trainer_for(tmp_path).test(module, data_of(videos, lazy=True), verbose=False)
+        trainer_for(tmp_path).test(module, data_of(videos, ["mv"], lazy=True), verbose=False)

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -11,16 +12,19 @@ from torch import Tensor
 from datamodules.clip import Failure, LazyClip, LazyClipBatch
 from lightning_modules.ensemble import CONNECTIONS, average_views, combine, connect, exit_at, take
 from lightning_modules.lazy_inference import lazy_infer
-from lightning_modules.networks import EarlyExitNetwork, EarlyExitNetworks, resnet10
+from lightning_modules.networks import EarlyExitNetwork, EarlyExitNetworks, SegmentClassifier, TeamNet, resnet10
 from lightning_modules.networks.resnet import ResNet
 
-CHANNELS = {"mv": 2, "residual": 3, "iframe": 3}
+TEAM = "iframe+mv+residual"
+CHANNELS = {"mv": 2, "residual": 3, "iframe": 3, TEAM: 8}
 SHAPES = {stream: (2, channels, 32, 32) for stream, channels in CHANNELS.items()}
 ORDERS = {
     "mv first": ["mv", "residual", "iframe"],
     "iframe first": ["iframe", "mv", "residual"],
     "interleaved": [f"{s}/{e}" for e in ("layer1", "layer2", "layer3", "final") for s in ("mv", "iframe", "residual")],
+    "TEAM-Net": [TEAM],
 }
+SEGMENTS = dict.fromkeys(("stem", "layer1", "layer2"), partial(SegmentClassifier, num_segments=2))
 NUM_VIDEOS, NUM_VIEWS = 7, 2
 
 
@@ -69,18 +73,37 @@ def sources_of(views: dict[str, Tensor], bad: dict[int, str] | None = None) -> l
 
 
 @pytest.fixture(scope="module")
-def trio() -> dict[str, EarlyExitNetwork]:
+def members(views) -> dict[str, EarlyExitNetwork]:
+    """Three networks, and one on the streams of all three."""
     torch.manual_seed(1)
-    trio = {s: EarlyExitNetwork(resnet10(5, channels, width=8, input_norm=True)) for s, channels in CHANNELS.items()}
+    trio = {s: EarlyExitNetwork(resnet10(5, CHANNELS[s], width=8, input_norm=True)) for s in ORDERS["mv first"]}
     for gain, network in enumerate(trio.values(), 1):  # so that deeper exits are surer
         for depth, classifier in enumerate([*network.classifiers.values(), network.backbone], 1):
             layer = classifier.fc if isinstance(classifier, ResNet) else classifier.head.fc
             layer.weight.data.mul_(2 * gain * depth)
-    return trio
+    return trio | {TEAM: team_net(views[TEAM])}
 
 
-def build(trio: dict[str, EarlyExitNetwork], order: str) -> EarlyExitNetworks:
-    return EarlyExitNetworks(trio, order=ORDERS[order]).eval()
+@torch.no_grad()
+def team_net(views: Tensor) -> EarlyExitNetwork:
+    """Its classifiers see pooled features, much alike in noise: their logits are spread out as far as others are."""
+    backbone = TeamNet(*(resnet10(5, channels, width=8, input_norm=True) for channels in (3, 2, 3)))
+    network = EarlyExitNetwork(backbone, SEGMENTS).eval()
+    logits = network(normalise(TEAM, views.flatten(0, 1)))
+    heads = [[classifier.fc] for classifier in network.classifiers.values()]
+    heads.append([part.fc for part in backbone.streams.values()])
+    for depth, layers in enumerate(heads):
+        of_exit = logits[:, depth]
+        layers[0].bias -= of_exit.mean(dim=0)
+        for layer in layers:
+            layer.weight *= 2 * (depth + 1) / of_exit.std(dim=0).mean()
+            layer.bias *= 2 * (depth + 1) / of_exit.std(dim=0).mean()
+    return network
+
+
+def build(members: dict[str, EarlyExitNetwork], order: str) -> EarlyExitNetworks:
+    streams = dict.fromkeys(name.split("/")[0] for name in ORDERS[order])
+    return EarlyExitNetworks({s: members[s] for s in streams}, order=ORDERS[order]).eval()
 
 
 @torch.no_grad()
@@ -107,8 +130,8 @@ def spread_threshold(outputs: Tensor) -> float:
 @pytest.mark.parametrize("batch_size", [1, 3, NUM_VIDEOS])
 @pytest.mark.parametrize("connection", CONNECTIONS)
 @pytest.mark.parametrize("order", ORDERS)
-def test_every_video_gets_its_exits_logits_of_a_full_evaluation(trio, views, order, connection, batch_size):
-    networks = build(trio, order)
+def test_every_video_gets_its_exits_logits_of_a_full_evaluation(members, views, order, connection, batch_size):
+    networks = build(members, order)
     weights = weights_for(networks, connection)
     outputs = evaluate_fully(networks, weights, views)
     threshold = spread_threshold(outputs)
@@ -127,8 +150,9 @@ def test_every_video_gets_its_exits_logits_of_a_full_evaluation(trio, views, ord
         assert not source.is_open
 
 
-def test_threshold_1_is_the_full_ensemble_and_0_the_first_exit(trio, views):
-    networks = build(trio, "mv first")
+@pytest.mark.parametrize("order", ["mv first", "TEAM-Net"])
+def test_threshold_1_is_the_full_ensemble_and_0_the_first_exit(members, views, order):
+    networks = build(members, order)
     weights = weights_for(networks, "scaled")
     outputs = evaluate_fully(networks, weights, views)
     for threshold, place in ((1.0, -1), (0.0, 0)):
@@ -136,8 +160,9 @@ def test_threshold_1_is_the_full_ensemble_and_0_the_first_exit(trio, views):
         torch.testing.assert_close(result.logits, outputs[place], rtol=1e-4, atol=1e-5)
 
 
-def test_who_has_left_is_computed_no_further(trio, views):
-    networks = build(trio, "mv first")
+@pytest.mark.parametrize("order", ["mv first", "TEAM-Net"])
+def test_who_has_left_is_computed_no_further(members, views, order):
+    networks = build(members, order)
     weights = weights_for(networks, "unscaled")
     outputs = evaluate_fully(networks, weights, views)
     threshold = spread_threshold(outputs)
@@ -155,13 +180,14 @@ def test_who_has_left_is_computed_no_further(trio, views):
             assert frames[name] == NUM_VIEWS * int((places >= place).sum())
 
 
-@pytest.mark.parametrize("order", ["mv first", "interleaved"])
-def test_a_video_found_unreadable_on_the_way_is_a_failure_and_the_others_go_on(trio, views, order):
-    networks = build(trio, order)
+@pytest.mark.parametrize("order", ["mv first", "interleaved", "TEAM-Net"])
+def test_a_video_found_unreadable_on_the_way_is_a_failure_and_the_others_go_on(members, views, order):
+    networks = build(members, order)
     weights = weights_for(networks, "scaled")
     outputs = evaluate_fully(networks, weights, views)
     finished = []
-    batch = lazy_batch(sources_of(views, bad={0: "mv", 3: "residual", 5: "iframe"}))
+    bad = dict.fromkeys((0, 3, 5), TEAM) if order == "TEAM-Net" else {0: "mv", 3: "residual", 5: "iframe"}
+    batch = lazy_batch(sources_of(views, bad=bad))
     batch.on_read = finished.append
     result = lazy_infer(networks, weights, 1.0, batch)
     readable = [1, 2, 4, 6]
@@ -173,8 +199,8 @@ def test_a_video_found_unreadable_on_the_way_is_a_failure_and_the_others_go_on(t
     assert finished == [batch]
 
 
-def test_a_batch_of_none_that_can_be_read(trio, views):
-    networks = build(trio, "mv first")
+def test_a_batch_of_none_that_can_be_read(members, views):
+    networks = build(members, "mv first")
     weights = weights_for(networks, "scaled")
     all_bad = lazy_batch(sources_of(views, bad=dict.fromkeys(range(NUM_VIDEOS), "residual")))
     for batch in (lazy_batch([]), all_bad):
@@ -184,8 +210,8 @@ def test_a_batch_of_none_that_can_be_read(trio, views):
     assert len(all_bad.failures) == NUM_VIDEOS
 
 
-def test_seconds_are_accounted_for(trio, views):
-    networks = build(trio, "mv first")
+def test_seconds_are_accounted_for(members, views):
+    networks = build(members, "mv first")
     began = time.perf_counter()
     result = lazy_infer(networks, weights_for(networks, "scaled"), 1.0, lazy_batch(sources_of(views)))
     wall = time.perf_counter() - began
@@ -196,6 +222,6 @@ def test_seconds_are_accounted_for(trio, views):
     assert 0 < float(result.compute_seconds.sum()) + NUM_VIDEOS * 9.0 <= wall
 
 
-def test_weights_of_other_exits_are_refused(trio, views):
+def test_weights_of_other_exits_are_refused(members, views):
     with pytest.raises(ValueError, match=r"expected weights of \(12, 12\) for 12 exits, came .*11"):
-        lazy_infer(build(trio, "mv first"), torch.eye(11), 0.5, lazy_batch(sources_of(views)))
+        lazy_infer(build(members, "mv first"), torch.eye(11), 0.5, lazy_batch(sources_of(views)))

@@ -134,20 +134,22 @@ def test_workers_change_nothing(run_with_kill: Callable[..., dict[str, Any]]) ->
 
 
 @pytest.fixture
-def distillation(tmp_path: Path, save_network: Callable[..., str], tiny_config: Path) -> dict[str, Any]:
+def distillation(tmp_path: Path, save_network: Callable[..., str], tiny_config: Path, family: Any) -> dict[str, Any]:
     """What makes the tiny configuration one of progressive distillation: three stages of an epoch each."""
-    streams = ["mv", "residual", "iframe"]
+    streams = family.streams
     model = {
         "class_path": "lightning_modules.progressive_distillation.ProgressiveDistillationModule",
         "init_args": {
             "networks": {stream: save_network(tmp_path, stream) for stream in streams},
-            "exits": "convolutional",
-            "stages": {"class_path": "callbacks.ProgressiveStages", "init_args": {"teachers": streams}},
+            "exits": family.layout,
+            "stages": {
+                "class_path": "callbacks.ProgressiveStages",
+                "init_args": {"teachers": ["mv", "residual", "iframe"], "restart_lr": True},
+            },
             "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
             "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.ExponentialLR", "init_args": {"gamma": 0.5}},
         },
     }
-    model["init_args"]["stages"]["init_args"]["restart_lr"] = True
     data = yaml.safe_load(tiny_config.read_text())["data"]
     data["init_args"] |= {"streams": streams, "size": 32}
     return {"model": model, "data": data, "trainer": {"max_epochs": 3}}

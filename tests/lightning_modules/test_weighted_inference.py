@@ -1,8 +1,14 @@
-"""Weighted inference: fit and exits against the pure functions, whole checkpoints, resumed fits, two ranks."""
+"""Weighted inference: fit and exits against the pure functions, whole checkpoints, resumed fits, two ranks.
+
+All of it on two networks and on a TEAM-Net (see the fixture ``streams``), but for what is about several networks.
+"""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +22,14 @@ from torch.utils.data import DataLoader
 
 from datamodules.clip import ClipBatch
 from lightning_modules.analysis.trade_off import THRESHOLDS
+from lightning_modules.checkpoints import build_network
 from lightning_modules.ensemble import combine, connect, exit_at, fit_exit_scales, take
 from lightning_modules.exit_networks import STATE, attach_exits
-from lightning_modules.networks import resnet10
 from lightning_modules.weighted_inference import WeightedInferenceModule
 
-CHANNELS = {"mv": 2, "iframe": 3}
+TEAM = "iframe+mv+residual"
+CHANNELS = {"mv": 2, "iframe": 3, TEAM: 8}
+TWO = ["mv", "iframe"]
 # Scales of few videos are well defined with a penalty, and found at once.
 PENALTY: dict[str, Any] = {"l1": 0.01, "l1_from": 2}
 
@@ -56,7 +64,7 @@ def make_clip(video: int, num_views: int, channels: int) -> Tensor:
 class Clips(LightningDataModule):
     """Fits on videos 0 to 39 (7 of them twice), validates on 40 to 49."""
 
-    streams = ("mv", "iframe", "residual")
+    streams = (*CHANNELS, "residual")
     classes = ("run", "jump", "fall")
     num_classes = 3
 
@@ -74,31 +82,46 @@ def loader(batches: list[ClipBatch]) -> DataLoader:
     return DataLoader(batches, batch_size=None)
 
 
-def save_source(path: Path, stream: str, *, num_classes: int = 3, **options: Any) -> str:
-    """A checkpoint as RecognitionModule leaves it."""
-    torch.manual_seed(len(stream))
-    init_args = {"num_classes": num_classes, "in_channels": CHANNELS[stream], "width": 4, "weights": "gone.pth"}
-    network = resnet10(**init_args | {"weights": None})
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    config = {"class_path": "lightning_modules.networks.resnet10", "init_args": init_args}
-    checkpoint = {
-        "hyper_parameters": {"network": config, "stream": stream} | options.pop("hyper_parameters", {}),
-        "pytorch-lightning_version": "2.6.6",
-        "state_dict": state,
-        "Clips": {"classes": list(Clips.classes)[:num_classes]},
-    }
-    torch.save(checkpoint | options, path)
-    return str(path)
+@pytest.fixture(params=[TWO, [TEAM]], ids=["two networks", "TEAM-Net"])
+def streams(request: pytest.FixtureRequest) -> list[str]:
+    """What the networks see, of each family in turn."""
+    return request.param
+
+
+two_networks = pytest.mark.parametrize("streams", [TWO])
 
 
 @pytest.fixture
-def sources(tmp_path: Path) -> dict[str, str]:
-    return {stream: save_source(tmp_path / f"{stream}.ckpt", stream) for stream in CHANNELS}
+def save_source(tmp_path: Path, network_config: Callable[..., dict[str, Any]]) -> Callable[..., str]:
+    """Write a checkpoint as RecognitionModule leaves it; returns its path."""
+
+    def save(stream: str, name: str | None = None, *, num_classes: int = 3, **options: Any) -> str:
+        torch.manual_seed(len(stream))
+        size = {"num_classes": num_classes, "width": 16 if stream == TEAM else 4}
+        network = build_network(network_config(stream, **size))
+        state = {f"network.{name}": value for name, value in network.state_dict().items()}
+        hyper_parameters = {"network": network_config(stream, **size, weights="gone.pth"), "stream": stream}
+        checkpoint = {
+            "hyper_parameters": hyper_parameters | options.pop("hyper_parameters", {}),
+            "pytorch-lightning_version": "2.6.6",
+            "state_dict": state,
+            "Clips": {"classes": list(Clips.classes)[:num_classes]},
+        }
+        path = tmp_path / f"{name or stream}.ckpt"
+        torch.save(checkpoint | options, path)
+        return str(path)
+
+    return save
+
+
+@pytest.fixture
+def sources(streams: list[str], save_source: Callable[..., str]) -> dict[str, str]:
+    return {stream: save_source(stream) for stream in streams}
 
 
 @pytest.fixture
 def exits(tmp_path: Path, sources: dict[str, str]) -> str:
-    """A checkpoint as ProgressiveDistillationModule leaves it: two streams with four exits each."""
+    """A checkpoint as ProgressiveDistillationModule leaves it: networks with four exits each."""
     torch.manual_seed(3)
     trained = attach_exits(sources, "linear")
     state = {f"networks.{name}": value for name, value in trained.networks.state_dict().items()}
@@ -109,7 +132,7 @@ def exits(tmp_path: Path, sources: dict[str, str]) -> str:
 
 @pytest.fixture(params=["fusion", "exits"])
 def arguments(request: pytest.FixtureRequest, sources: dict[str, str], exits: str) -> dict[str, Any]:
-    """Of a module that fuses two networks, or the eight exits of two."""
+    """Of a module that fuses networks, or their exits."""
     given: dict[str, Any] = {"networks": sources} if request.param == "fusion" else {"exits": exits}
     return given | PENALTY
 
@@ -132,6 +155,13 @@ def labels_of(videos: list[int]) -> Tensor:
     return torch.tensor(videos) * 7 % 3
 
 
+def spread_threshold(outputs: Tensor) -> float:
+    """One at which videos (K, N, C) leave at many exits, and none is within rounding of it."""
+    levels = outputs.softmax(dim=-1).amax(dim=-1).flatten().sort().values
+    candidates = [float(a + b) / 2 for a, b in pairwise(levels) if b - a > 1e-4]
+    return max(candidates, key=lambda level: len(exit_at(outputs, level).unique()))
+
+
 def test_fit_finds_the_scales_of_the_pure_function(tmp_path: Path, arguments: dict[str, Any]) -> None:
     module, trainer = WeightedInferenceModule(**arguments), make_trainer(tmp_path)
     trainer.fit(module, Clips())
@@ -139,7 +169,8 @@ def test_fit_finds_the_scales_of_the_pure_function(tmp_path: Path, arguments: di
     expected = fit_exit_scales(logits_of(module, videos), labels_of(videos), **PENALTY)
     torch.testing.assert_close(module.scales.detach().double(), expected, rtol=1e-3, atol=1e-3)
     logged = trainer.callback_metrics
-    assert logged["train/scale/mv/final"] == pytest.approx(expected[-1, len(expected) // 2 - 1].item(), abs=1e-3)
+    for name, scale in zip(module.networks.exit_names, expected[-1].tolist(), strict=True):
+        assert logged[f"train/scale/{name}"] == pytest.approx(scale, abs=1e-3)
     full = combine(logits_of(module, videos), expected[-1])
     assert logged["train/loss"] == pytest.approx(F.cross_entropy(full, labels_of(videos)).item(), abs=1e-5)
 
@@ -150,29 +181,31 @@ def test_validation_runs_with_the_fitted_scales(tmp_path: Path, sources: dict[st
     after_fit = dict(trainer.callback_metrics)
     (validated,) = trainer.validate(module, Clips(), verbose=False)
     assert {name: value for name, value in after_fit.items() if name in validated} == pytest.approx(validated)
-    per_exit = {f"{name}/{exit}" for name in ("top1", "top1_alone", "exited") for exit in ("mv/final", "iframe/final")}
+    per_exit = {f"{name}/{stream}/final" for name in ("top1", "top1_alone", "exited") for stream in sources}
     assert validated.keys() == {f"val/{name}" for name in {"loss", "num_videos", "top1", "top5"} | per_exit}
     assert validated["val/num_videos"] == 10
 
 
 @pytest.mark.parametrize(
-    ("connection", "threshold"), [("scaled", 0.7), ("scaled", 1.0), ("unscaled", 0.87), ("unconnected", 0.8)]
+    ("connection", "leave_early"), [("scaled", True), ("scaled", False), ("unscaled", True), ("unconnected", True)]
 )
 def test_metrics_are_those_of_the_exits_that_videos_leave_at(
-    tmp_path: Path, exits: str, connection: Any, threshold: float
+    tmp_path: Path, exits: str, connection: Any, leave_early: bool
 ) -> None:
     """Whatever the fit was given: neither connection nor threshold concerns it."""
     fitted, trainer, data = WeightedInferenceModule(None, exits, **PENALTY), make_trainer(tmp_path), Clips()
     videos = range(30)
     trainer.fit(fitted, data)
     data.test_dataloader = lambda: loader([make_batch(list(videos[:17])), make_batch(list(videos[17:]))])
+    weights = connect(connection, fitted.scales.detach().double())
+    threshold = spread_threshold(combine(logits_of(fitted, list(videos)), weights)) if leave_early else 1.0
     module = WeightedInferenceModule(None, exits, connection=connection, threshold=threshold)
     checkpoint = trainer.checkpoint_callback.best_model_path
     (tested,) = make_trainer(tmp_path).test(module, data, ckpt_path=checkpoint, verbose=False)
     logits, labels = logits_of(module, list(videos)), labels_of(list(videos))
     outputs = combine(logits, connect(connection, module.scales.detach().double()))
     left = exit_at(outputs, threshold)
-    assert threshold == 1 or len(left.unique()) > 2
+    assert not leave_early or len(left.unique()) > 2
     taken = take(outputs, left)
     assert tested["test/loss"] == pytest.approx(F.cross_entropy(taken, labels).item(), rel=1e-4)
     assert tested["test/top1"] == pytest.approx((taken.argmax(1) == labels).double().mean().item())
@@ -181,16 +214,17 @@ def test_metrics_are_those_of_the_exits_that_videos_leave_at(
         hits = {"top1": outputs[place].argmax(1) == labels, "top1_alone": logits[place].argmax(1) == labels}
         for key, value in (hits | {"exited": left == place}).items():
             assert tested[f"test/{key}/{name}"] == pytest.approx(value.double().mean().item()), (key, name)
-    if threshold == 1:
-        assert tested["test/top1"] == tested["test/top1/iframe/final"]
+    if not leave_early:
+        assert tested["test/top1"] == tested[f"test/top1/{module.networks.exit_names[-1]}"]
 
 
 def test_predictions_say_where_a_video_left(tmp_path: Path, exits: str) -> None:
-    module, trainer = WeightedInferenceModule(None, exits, threshold=0.75, **PENALTY), make_trainer(tmp_path)
+    module, trainer = WeightedInferenceModule(None, exits, **PENALTY), make_trainer(tmp_path)
     trainer.fit(module, Clips())
-    first, _, last = trainer.predict(module, Clips())
     outputs = combine(logits_of(module, list(range(40, 46))), module.scales.detach().double())
-    left = exit_at(outputs, 0.75)
+    module.threshold = spread_threshold(outputs)
+    first, _, last = trainer.predict(module, Clips())
+    left = exit_at(outputs, module.threshold)
     assert first.exits == [module.networks.exit_names[place] for place in left]
     assert len(set(first.exits)) > 1
     torch.testing.assert_close(first.logits.double(), take(outputs, left), rtol=1e-4, atol=1e-4)
@@ -200,6 +234,7 @@ def test_predictions_say_where_a_video_left(tmp_path: Path, exits: str) -> None:
 CODES_ORDER = ["iframe", "mv/layer1", "mv/layer2", "mv/layer3", "mv/final"]
 
 
+@two_networks
 @pytest.mark.parametrize(
     ("order", "expected"),
     [
@@ -223,6 +258,7 @@ def test_exits_come_in_the_order_asked_for(tmp_path: Path, exits: str, order: An
     assert torch.equal(rebuilt(make_batch([50, 51])), module(make_batch([50, 51])))
 
 
+@two_networks
 def test_cheapest_reverses_streams_where_that_is_cheaper(tmp_path: Path, sources: dict[str, str]) -> None:
     reverse = {stream: sources[stream] for stream in ("iframe", "mv")}
     for order, first in ((None, "iframe"), ("cheapest", "mv")):
@@ -231,11 +267,11 @@ def test_cheapest_reverses_streams_where_that_is_cheaper(tmp_path: Path, sources
         assert module.networks.exit_names[0] == f"{first}/final"
 
 
-def test_a_checkpoint_of_another_order_is_refused(tmp_path: Path, exits: str) -> None:
+def test_a_checkpoint_of_another_order_is_refused(tmp_path: Path, exits: str, streams: list[str]) -> None:
     trainer = make_trainer(tmp_path)
     trainer.fit(WeightedInferenceModule(None, exits, **PENALTY), Clips())
     path = trainer.checkpoint_callback.best_model_path
-    for order in (["iframe", "mv"], "cheapest"):
+    for order in (streams[::-1], "cheapest"):
         other = WeightedInferenceModule(None, exits, order=order)
         with pytest.raises(ValueError, match=r"scales are for `model.init_args.order: None`, came .* fit anew"):
             make_trainer(tmp_path).test(other, Clips(), ckpt_path=path)
@@ -262,12 +298,12 @@ def test_exits_that_cannot_be_used_are_refused(tmp_path: Path, sources: dict[str
     for path, order, error, message in [
         ("/nowhere.ckpt", None, FileNotFoundError, r"no such checkpoint: /nowhere.*`model\.init_args\.exits`"),
         (
-            sources["mv"],
+            next(iter(sources.values())),
             None,
             ValueError,
             r"a checkpoint of a ProgressiveDistillationModule \(`model\.init_args\.exits`",
         ),
-        (exits, ["iframe"], ValueError, r"`order`: expected each of .* came \['iframe'\]"),
+        (exits, ["residual"], ValueError, r"`order`: expected each of .* came \['residual'\]"),
     ]:
         with pytest.raises(error, match=message):
             make_trainer(tmp_path).fit(WeightedInferenceModule(None, path, order=order), Clips())
@@ -371,8 +407,9 @@ def test_a_checkpoint_of_other_streams_is_refused(tmp_path: Path, sources: dict[
     trainer = make_trainer(tmp_path)
     trainer.fit(WeightedInferenceModule(sources), Clips())
     path = trainer.checkpoint_callback.best_model_path
-    with pytest.raises(ValueError, match=r"the checkpoint is of streams \['mv', 'iframe'\], .* names \['mv'\]"):
-        make_trainer(tmp_path).test(WeightedInferenceModule({"mv": sources["mv"]}), Clips(), ckpt_path=path)
+    message = f"the checkpoint is of streams {list(sources)}, `model.init_args.networks` names ['residual']"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_trainer(tmp_path).test(WeightedInferenceModule({"residual": "gone.ckpt"}), Clips(), ckpt_path=path)
 
 
 def test_networks_stay_as_they_are(tmp_path: Path, exits: str) -> None:
@@ -403,6 +440,7 @@ def test_a_resumed_fit_finds_the_same_scales(tmp_path: Path, exits: str, step: i
     assert torch.equal(resumed.scales, module.scales)
 
 
+@two_networks
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -414,9 +452,9 @@ def test_a_resumed_fit_finds_the_same_scales(tmp_path: Path, exits: str, step: i
     ],
 )
 def test_sources_that_do_not_belong_together_are_refused(
-    tmp_path: Path, sources: dict[str, str], source: dict[str, Any], message: str
+    tmp_path: Path, sources: dict[str, str], save_source: Callable[..., str], source: dict[str, Any], message: str
 ) -> None:
-    sources["iframe"] = save_source(tmp_path / "other.ckpt", "iframe", **source)
+    sources["iframe"] = save_source("iframe", "other", **source)
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path).fit(WeightedInferenceModule(sources), Clips())
 
@@ -424,7 +462,7 @@ def test_sources_that_do_not_belong_together_are_refused(
 def test_data_of_other_classes_or_streams_is_refused(tmp_path: Path, sources: dict[str, str]) -> None:
     for attributes, message in [
         ({"classes": ("jump", "run", "fall")}, "the classes of the data are others.*class 0 is 'jump', not 'run'"),
-        ({"streams": ("mv",)}, "needs stream 'iframe', the data gives"),
+        ({"streams": ("residual",)}, re.escape(f"needs stream '{next(iter(sources))}', the data gives")),
     ]:
         data = Clips()
         vars(data).update(attributes)
@@ -434,15 +472,16 @@ def test_data_of_other_classes_or_streams_is_refused(tmp_path: Path, sources: di
 
 def test_a_missing_source_is_named(tmp_path: Path, sources: dict[str, str]) -> None:
     with pytest.raises(FileNotFoundError, match=r"no such checkpoint: /nowhere\.ckpt"):
-        make_trainer(tmp_path).fit(WeightedInferenceModule(sources | {"mv": "/nowhere.ckpt"}), Clips())
+        make_trainer(tmp_path).fit(WeightedInferenceModule(dict.fromkeys(sources, "/nowhere.ckpt")), Clips())
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])
 def test_a_damaged_source_is_named(tmp_path: Path, sources: dict[str, str], content: bytes | None) -> None:
-    path = Path(sources["mv"])
+    path = Path(next(iter(sources.values())))
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
     with pytest.raises(
-        ValueError, match=rf"{path}: expected a whole Lightning checkpoint .*`model\.init_args\.networks`"
+        ValueError,
+        match=rf"{re.escape(str(path))}: expected a whole Lightning checkpoint .*`model\.init_args\.networks`",
     ):
         make_trainer(tmp_path).fit(WeightedInferenceModule(sources), Clips())
 
@@ -493,6 +532,7 @@ if trainer.is_global_zero:
 """
 
 
+@two_networks
 def test_two_ranks_find_the_scales_of_one(tmp_path: Path, sources: dict[str, str]) -> None:
     """The videos in order, six a batch: on two ranks 13 make shards of seven and six, one makes but one."""
     expected = {}
