@@ -54,15 +54,7 @@ class PredictionWriter(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        logits = outputs.logits.float().cpu()
-        by_itself = self.multi_label or _classes_are_apart(pl_module)
-        probabilities = logits.sigmoid() if by_itself else logits.softmax(dim=1)
-        classes = _class_names(trainer, probabilities.shape[1])
-        exits = [{"exit": name} for name in getattr(outputs, "exits", ())] or [{}] * len(probabilities)
-        rows = zip(batch.indices.tolist(), outputs.paths, probabilities, outputs.seconds.tolist(), exits, strict=True)
-        for index, path, row, seconds, exit in rows:
-            record = {"path": str(path), "top": top_classes(row, classes, self.top), "seconds": round(seconds, 4)}
-            self._records.append({"index": index, **record, **exit})
+        self._records += records_of(trainer, pl_module, outputs, batch, top=self.top, multi_label=self.multi_label)
         self._records += [{"index": None, "path": str(f.path), "error": str(f.reason)} for f in batch.failures]
 
     @override
@@ -74,6 +66,35 @@ class PredictionWriter(pl.Callback):
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         print_table(_table(records[: self.table_rows]), width=160)
         print(f"{len(records)} predictions in {self.path}", flush=True)
+
+
+def records_of(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *, top: int, multi_label: bool = False
+) -> list[Record]:
+    """What is said of the B videos of a batch that could be read.
+
+    Args:
+        trainer: its DataModule has the names of the classes.
+        pl_module: what predicted.
+        outputs: its predictions.
+        batch: the videos.
+        top: how many classes to name.
+        multi_label: see `PredictionWriter`.
+
+    Returns:
+        Of each video its index in the data set, path, top classes with probabilities, seconds, and the exit it left at
+        where there are exits.
+    """
+    logits = outputs.logits.float().cpu()
+    by_itself = multi_label or _classes_are_apart(pl_module)
+    probabilities = logits.sigmoid() if by_itself else logits.softmax(dim=1)
+    classes = _class_names(trainer, probabilities.shape[1])
+    exits = [{"exit": name} for name in getattr(outputs, "exits", ())] or [{}] * len(probabilities)
+    rows = zip(batch.indices.tolist(), outputs.paths, probabilities, outputs.seconds.tolist(), exits, strict=True)
+    return [
+        {"index": index, "path": str(path), "top": top_classes(row, classes, top), "seconds": round(seconds, 4), **exit}
+        for index, path, row, seconds, exit in rows
+    ]
 
 
 def top_classes(probabilities: Tensor, classes: list[str], top: int) -> list[Record]:

@@ -269,11 +269,13 @@ def resize(frames: Tensor, size: tuple[int, int], *, antialias: bool = False) ->
     return frames.contiguous()
 
 
+def normalisation(stream: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel, of uint8 values / 255, that a stream, joint or not, is normalised by."""
+    forms = [STREAM_FORMATS[part] for part in parts_of(stream)]
+    return [*chain(*(form.mean for form in forms))], [*chain(*(form.std for form in forms))]
+
+
 def normalise(stream: str, frames: Tensor) -> Tensor:
     """What the network sees: (..., C, H, W) uint8 -> float32, on the device that `frames` are on."""
-    forms = [STREAM_FORMATS[part] for part in parts_of(stream)]
-    mean, std = (
-        torch.tensor([*chain(*values)], device=frames.device).view(-1, 1, 1)
-        for values in ((form.mean for form in forms), (form.std for form in forms))
-    )
+    mean, std = (torch.tensor(values, device=frames.device).view(-1, 1, 1) for values in normalisation(stream))
     return frames.float().div_(255).sub_(mean).div_(std)

@@ -83,6 +83,10 @@ COMMANDS = {
     ),
     "cost": Command("lightning_modules.cost_command.print_cost", "Count what an experiment's networks compute."),
     "demo-data": Command("datamodules.demo.make_demo_data", "Make the demo's videos."),
+    "export": Command(
+        "lightning_modules.export_command.export_networks",
+        "Write trained networks as files that other programs run: ONNX, torch.export.",
+    ),
     "flatness": Command(
         "lightning_modules.flatness_comparison.compare_flatness", "Draw measured flatness of several runs side by side."
     ),

@@ -1,20 +1,17 @@
 """The command `streamkd cost`: what the networks of a configuration compute; nothing is trained or read but them."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-import yaml
-from jsonargparse import ArgumentParser
-from lightning.pytorch import LightningDataModule
 from rich.table import Table
 from torch import Tensor, nn
 
 from lightning_modules.analysis.cost import Convention, cost_of
 from lightning_modules.checkpoints import build_network, without_weights
 from lightning_modules.configured_network import lookup
+from lightning_modules.configured_views import ConfiguredViews, read_experiment
 from lightning_modules.console_table import print_table
 from lightning_modules.exit_networks import ExitNetworks, attach_exits, load_exit_networks
 from lightning_modules.networks.early_exit import EarlyExitNetworks
@@ -44,64 +41,14 @@ def print_cost(
         ValueError: the file has no network, or no data that give its stream.
         FileNotFoundError: a checkpoint of a network with exits is missing.
     """
-    experiment = _read(Path(config))
+    experiment = read_experiment(Path(config))
     networks = _networks(config, experiment)
-    views = _Views.of(config, experiment, networks, num_frames, size)
+    views = ConfiguredViews.of(config, experiment, networks, num_frames, size)
     with torch.device("meta"):
         clips = {stream: torch.empty(1, *views.shapes[stream]) for stream in networks}
     print_table(_totals(networks, clips, views.number))
     model, inputs = _joined(networks, clips)
     print(f"\n{cost_of(model, inputs, convention=convention).table(depth)}")
-
-
-@dataclass(frozen=True)
-class _Views:
-    """What a test makes of a video.
-
-    Args:
-        shapes: by stream (T, C, H, W) of a view.
-        number: of views.
-    """
-
-    shapes: Mapping[str, tuple[int, ...]]
-    number: int
-
-    @classmethod
-    def of(
-        cls,
-        path: str,
-        experiment: Mapping[str, Any],
-        networks: Collection[str],
-        num_frames: int | None,
-        size: int | None,
-    ) -> "_Views":
-        """As the data of the experiment say, but for `num_frames` and `size`."""
-        if "data" not in experiment:
-            raise ValueError(f"{path}: expected `data`, whose tests say what a network sees, came {sorted(experiment)}")
-        reader = _build_data(experiment["data"]).test_reader
-        missing = [stream for stream in networks if stream not in reader.shapes]
-        if missing:
-            raise ValueError(f"{path}: expected `data.init_args.streams` to have {missing}, came {list(reader.shapes)}")
-        shapes = {}
-        for stream in networks:
-            frames, channels, height, width = reader.shapes[stream]
-            shapes[stream] = (num_frames or frames, channels, size or height, size or width)
-        return cls(shapes, reader.num_views)
-
-
-def _build_data(config: Mapping[str, Any]) -> Any:
-    """The DataModule, without its annotations: nothing of the data need be there."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--data", type=LightningDataModule)
-    options = {**config.get("init_args", {}), "annotations": None}
-    return parser.instantiate(parser.parse_object({"data": {**config, "init_args": options}})).data
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The configuration with the files that it names by relative paths, e.g. `data: ../data/x.yaml`."""
-    config = yaml.safe_load(path.read_text())
-    bodies = {key: path.parent / value for key, value in config.items() if str(value).endswith(".yaml")}
-    return {**config, **{key: _read(body) for key, body in bodies.items()}}
 
 
 def _networks(path: str, experiment: Mapping[str, Any]) -> dict[str, nn.Module]:

@@ -12,6 +12,7 @@ PURE = (
     "lightning_modules.losses",
     "lightning_modules.analysis",
     "lightning_modules.ensemble",
+    "lightning_modules.export_formats",
     "lightning_modules.lazy_inference",
     "datamodules.bitstream",
 )
@@ -19,6 +20,7 @@ COMMANDS = (
     "lightning_modules.cli",
     "lightning_modules.cost_command",
     "lightning_modules.data_command",
+    "lightning_modules.export_command",
     "lightning_modules.flow_command",
     "lightning_modules.prepare_command",
     "lightning_modules.trainer_cli",

@@ -14,7 +14,7 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import av
 import numpy as np
@@ -27,6 +27,7 @@ from datamodules.whole_file import PathLike, written_whole
 
 Codec = Literal["mpeg4", "h264"]
 Progress = Callable[[int, int], None]
+Paint = Callable[[np.ndarray], None]
 
 _ENCODERS = {"mpeg4": "mpeg4", "h264": "libx264"}
 _DEFAULT_QUALITY = {"mpeg4": 1, "h264": 18}
@@ -82,6 +83,7 @@ def reencode(
     gop_size: int = 12,
     size: tuple[int, int] | None = None,
     quality: int | None = None,
+    paint: Paint | None = None,
     progress: Progress | None = None,
 ) -> "Reencoded":
     """Re-encodes the video stream of `source` to `target`, frame by frame, timestamps kept.
@@ -98,6 +100,8 @@ def reencode(
         codec, gop_size, quality: as in `encode_frames`.
         size: (width, height) in pixels, both even, scaled bicubically; `None` keeps the source's size, where
             an odd side is scaled down by one pixel (4:2:0 chroma needs even sides).
+        paint: changes every picture, upright and of its final size, in place: (3 * H / 2, W) uint8, the planes Y, U and
+            V one after the other.
         progress: called with (frames done, frames in all) after every frame.
 
     Returns:
@@ -112,7 +116,8 @@ def reencode(
     decoded = _decoded(source)
     first = next(decoded)
     size = size or _own_size(source, first, codec)
-    with VideoWriter(target, size, tick, codec=codec, gop_size=gop_size, quality=quality) as writer:
+    options: dict[str, Any] = {"codec": codec, "gop_size": gop_size, "quality": quality, "paint": paint}
+    with VideoWriter(target, size, tick, **options) as writer:
         for index, frame in enumerate(chain([first], decoded)):
             writer.write(frame, round(clock.seconds(frame, index) / tick))
             if progress is not None:
@@ -142,6 +147,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         size: (width, height), both even; frames of another size are scaled.
         time_base: seconds per tick.
         codec, gop_size, quality: as in `encode_frames`.
+        paint: as in `reencode`.
     """
 
     def __init__(
@@ -153,12 +159,14 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         codec: Codec = "mpeg4",
         gop_size: int = 12,
         quality: int | None = None,
+        paint: Paint | None = None,
     ) -> None:
         _check_suffix(path)
         _check_size(size)
         self.time_base = time_base
         self.last_tick = -1
         self._size = size
+        self._paint = paint
         self._options = _codec_options(codec, gop_size, quality)
         self._encoder = _ENCODERS[codec]
         self._reformatter = VideoReformatter()
@@ -177,7 +185,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
 
     def write(self, frame: av.VideoFrame, tick: int) -> None:
         """Encodes a frame at `tick`, or one tick after the last frame if that is not later than it."""
-        picture = self._to_yuv(frame)
+        picture = self._painted(self._to_yuv(frame))
         picture.time_base = self.time_base
         picture.pts = self.last_tick = max(tick, self.last_tick + 1)
         picture.pict_type = 0  # else the encoder repeats the source's I-frames
@@ -201,6 +209,13 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     def _muxer_options(self) -> dict[str, str]:
         # The movie's own time scale holds the start time: milliseconds unless it is told.
         return {"fflags": "+bitexact", "movie_timescale": str(self.time_base.denominator)}
+
+    def _painted(self, picture: av.VideoFrame) -> av.VideoFrame:
+        if self._paint is None:
+            return picture
+        planes = picture.to_ndarray()  # a copy: decoders still refer to the frame itself
+        self._paint(planes)
+        return av.VideoFrame.from_ndarray(planes, format="yuv420p")
 
     def _to_yuv(self, frame: av.VideoFrame) -> av.VideoFrame:
         width, height = self._size

@@ -14,6 +14,7 @@ from lightning_modules.networks.resnet import (
     resnet101,
     resnet152,
 )
+from lightning_modules.networks.single_exit import SingleExit
 from lightning_modules.networks.slow_only import SlowOnlyResNet, slow_only_resnet50
 from lightning_modules.networks.team_net import TeamNet
 from lightning_modules.networks.temporal_shift import (
@@ -36,6 +37,7 @@ __all__ = [
     "LinearClassifier",
     "ResNet",
     "SegmentClassifier",
+    "SingleExit",
     "SlowOnlyResNet",
     "TSMResNet",
     "TeamNet",

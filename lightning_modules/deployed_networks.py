@@ -1,0 +1,96 @@
+"""The networks of a checkpoint as they are deployed: one by one, each from clips of one stream to logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from lightning_modules.checkpoints import load_network, read_checkpoint
+from lightning_modules.exit_networks import STATE as EXITS
+from lightning_modules.exit_networks import ExitNetworks, load_exit_networks
+from lightning_modules.networks.early_exit import EarlyExitNetwork
+from lightning_modules.networks.single_exit import SingleExit
+from lightning_modules.weighted_inference import STATE as WEIGHTED
+from lightning_modules.weighted_inference import WeightedInferenceModule
+
+_KEY = "--checkpoint"
+
+
+@dataclass(frozen=True)
+class DeployedNetwork:
+    """A network by itself.
+
+    Args:
+        name: of the network in its checkpoint: ``<stream>``, or ``<stream>_<exit>``.
+        network: clips (B, T, C, H, W) -> logits (B, num_classes), in eval mode.
+        stream: what it sees.
+        size: (height, width) of the frames it was trained on, None if that is not known.
+        facts: what its user has to know, plain values: ``classes``, ``multi_label``; of an exit ``exit``, and with
+            learned scales ``weights``, by exit, of the logits that add up to its output, and ``threshold``, the softmax
+            probability of that output above which a video leaves.
+    """
+
+    name: str
+    network: nn.Module
+    stream: str
+    size: tuple[int, int] | None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def read_deployed(path: str, stream: str | None = None, exit: str | None = None) -> list[DeployedNetwork]:
+    """Read the network of a ``RecognitionModule``, or each exit of networks with exits by itself.
+
+    Args:
+        path: the checkpoint.
+        stream: the network on this stream alone; None: all.
+        exit: this exit alone; None: all.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no networks that can be built again, or not this stream or exit.
+    """
+    checkpoint = read_checkpoint(path, key=_KEY)
+    if EXITS not in checkpoint:
+        return [_read_single(path, stream, exit)]
+    if WEIGHTED in checkpoint:
+        module = WeightedInferenceModule.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+        assert module.exit_networks is not None
+        found = _read_exits(path, module.exit_networks, stream, exit)
+        return [_with_weights(network, module) for network in found]
+    return _read_exits(path, load_exit_networks(path, key=_KEY), stream, exit)
+
+
+def _read_single(path: str, stream: str | None, exit: str | None) -> DeployedNetwork:
+    source = load_network(path, key=_KEY)
+    _check_stream(path, stream, [source.stream])
+    if exit is not None:
+        raise ValueError(f"--exit {exit}: the network of {path} has no exits; leave the option out")
+    facts = {"classes": source.classes, "multi_label": source.multi_label}
+    return DeployedNetwork(source.stream, source.network, source.stream, source.size, facts)
+
+
+def _read_exits(path: str, source: ExitNetworks, stream: str | None, exit: str | None) -> list[DeployedNetwork]:
+    _check_stream(path, stream, list(source.configs))
+    networks = []
+    for name in [stream] if stream else source.configs:
+        network = source.networks.networks[name]
+        assert isinstance(network, EarlyExitNetwork)
+        for at in [exit] if exit else network.exit_names:
+            facts = {"classes": source.classes, "multi_label": False, "exit": at}
+            single = SingleExit(network, at).eval()
+            networks.append(DeployedNetwork(f"{name}_{at}", single, name, source.sizes.get(name), facts))
+    return networks
+
+
+def _check_stream(path: str, stream: str | None, expected: Sequence[str]) -> None:
+    if stream is not None and stream not in expected:
+        raise ValueError(f"--stream: expected one of {list(expected)}, of which {path} has networks, came {stream!r}")
+
+
+def _with_weights(network: DeployedNetwork, module: WeightedInferenceModule) -> DeployedNetwork:
+    names = module.networks.exit_names
+    place = names.index(f"{network.stream}/{network.facts['exit']}")
+    weights = dict(zip(names, module.weights[place, : place + 1].tolist(), strict=False))
+    network.facts.update(weights=weights, threshold=module.exit_threshold)
+    return network
