@@ -66,7 +66,8 @@ def export_networks(
     for name in formats:
         FORMATS[name].check_packages()
     networks = read_deployed(checkpoint, stream, exit)
-    views = _configured(checkpoint, config, {network.stream for network in networks}, known=num_frames is not None)
+    known = num_frames is not None and all(size or network.size for network in networks)
+    views = _configured(checkpoint, config, {network.stream for network in networks}, known=known)
     for network in networks:
         shape = _shape(network, views.get(network.stream, ()), num_frames, size)
         _write(network, shape, Path(output), formats, tolerance, checkpoint)
@@ -74,7 +75,7 @@ def export_networks(
 
 def _configured(checkpoint: str, config: str | None, streams: Iterable[str], *, known: bool) -> Mapping[str, Shape]:
     """(T, C, H, W) by stream, of a test of the experiment; none where no configuration is named, there or needed."""
-    path = Path(config) if config else RunDirectory(Path(checkpoint).parent.parent).config
+    path = Path(config) if config else RunDirectory(Path(checkpoint).resolve().parent.parent).config
     if not config and (known or not path.is_file()):
         return {}
     return ConfiguredViews.of(path, read_experiment(path), list(streams)).shapes

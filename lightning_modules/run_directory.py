@@ -8,6 +8,7 @@ run_dir/
   checkpoints/best.ckpt         best by `monitor`
   test.json, validate.json      results of `test` and `validate`
   predictions.jsonl             results of `predict`
+  annotated/                    of the callback `AnnotatedVideos`
   flatness.json, .png, ...      of the callback `Flatness`
   trade_off.json, .csv, .png    of the callback `TradeOff`
   resolution_sweep.json, ...    of the callback `ResolutionSweep`

@@ -6,11 +6,14 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from datamodules.bitstream import encode_frames
+from lightning_modules.networks import resnet10
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,6 +31,7 @@ TINY = {
     "lightning test --config configs/demo/reskd.yaml": f"{TINY_RESKD} {TINY_FIT}",
     "lightning test": TINY_FIT,
     "lightning predict": TINY_FIT,
+    "streamkd export": "",
     "streamkd report": "",
     "streamkd show": "",
 }
@@ -53,7 +57,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamkd:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     commands = [line for program in ("streamkd ", "lightning ") for line in lines_with(program)]
-    assert len(commands) == 16
+    assert len(commands) == 17
     for command in sorted(commands, key=README.index):
         assert streamkd(*tiny(command)) == 0, command
     records = [json.loads(line) for line in (tmp_path / "runs/demo/fusion/predictions.jsonl").read_text().splitlines()]
@@ -69,15 +73,42 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamkd:
     assert (tmp_path / "runs/demo/wise/trade_off.png").is_file()
     assert (tmp_path / "runs/demo/reskd/receptive_field.png").is_file()
     assert (tmp_path / "test_scene0002_00011_streams.mp4").is_file()
+    about = json.loads((tmp_path / "exported/iframe.json").read_text())
+    assert about["input"]["shape"] == ["batch", 3, 3, 32, 32]
+    assert len(about["classes"]) == 12
+
+
+def save_residual_network(path: Path) -> None:
+    """A checkpoint as the demo's run on residuals leaves it, but small and untrained."""
+    torch.manual_seed(0)
+    config = {"class_path": "lightning_modules.networks.resnet10", "init_args": {"num_classes": 12, "width": 4}}
+    state = {f"network.{name}": value for name, value in resnet10(12, width=4).state_dict().items()}
+    data = {"classes": [f"class {number}" for number in range(12)], "sizes": {"residual": [112, 112]}}
+    checkpoint = {
+        "pytorch-lightning_version": "2.6.6",
+        "hyper_parameters": {"network": config, "stream": "residual"},
+        "state_dict": state,
+        "CompressedVideoDataModule": data,
+    }
+    path.parent.mkdir(parents=True)
+    torch.save(checkpoint, path)
 
 
 def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    save_residual_network(tmp_path / "runs/demo/residual/checkpoints/best.ckpt")
     noise = np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), np.uint8)
     encode_frames(list(noise), tmp_path / "clip.mp4", codec="h264", gop_size=30)
     for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
+        names: dict[str, Any] = {}
+        exec(compile(block, "README.md", "exec"), names)
+        if "logits" in names:
+            expected = names["trained"].network(names["clips"])
+            torch.testing.assert_close(torch.from_numpy(names["logits"]), expected, rtol=1e-4, atol=1e-5)
     printed = capsys.readouterr().out
+    assert re.search(r"^clip.mp4: class \d+, 0\.\d\d$", printed, re.MULTILINE)
+    assert "exported/residual.onnx: " in printed
     assert "30 Gop(start=0, length=12" in printed
     assert "mv=int16[48, 64, 2]" in printed
     assert "(11, 48, 64, 2)" in printed
