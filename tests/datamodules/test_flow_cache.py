@@ -256,6 +256,7 @@ class TestCache:
         make_reader(flow=settings, stand_ins=stand_ins).read(str(b_frame_video))
         assert file_of(str(b_frame_video), settings).is_file()
         monkeypatch.setattr("datamodules.video_source._GOP_SIZE", 6)
+        monkeypatch.setattr("datamodules.video_source._RECIPE", "mpeg4 gop 6")
         assert "another gops" in self.refused(str(b_frame_video), settings, stand_ins=stand_ins)
 
     def test_damaged_frames_passed_over_are_no_flow_of_a_strict_run(self, path, settings):

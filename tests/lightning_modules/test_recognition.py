@@ -187,7 +187,7 @@ def test_scheduler_interval_and_groups(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "data", "message"),
     [
-        ({}, Clips(5), r"the data has 5 classes, the network 3.*num_classes: 5.*init_args\.num_classes"),
+        ({}, Clips(5), r"the data has 5 classes, the network 3.*num_classes: 5.*model\.init_args\.network`"),
         ({"stream": "flow"}, Clips(), r"needs stream 'flow', the data gives \['mv'\].*data\.streams"),
         ({"network": resnet10(3, 3, width=4)}, Clips(), r"'mv' has 2 channels, the network takes 3.*in_channels: 2"),
         ({"network": nn.Linear(2, 3)}, Clips(), "int attribute `num_classes`, came Linear"),
