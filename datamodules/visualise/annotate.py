@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -95,7 +96,7 @@ def draw_label(lines: Sequence[Line], size: tuple[int, int]) -> Label:
         top, thickness = 1 - number * row / height, row / height
         figure.add_artist(Rectangle((0, top - thickness), line.share, thickness, facecolor="0.4"))
         text = shortened(line.text, max(3, int(width / (_LETTER * row))))
-        style = {"color": "white", "fontsize": _FONT * row * 72 / _DPI, "parse_math": False}
+        style: dict[str, Any] = {"color": "white", "fontsize": _FONT * row * 72 / _DPI, "parse_math": False}
         figure.text(0.2 * row / width, top - thickness / 2, text, va="center_baseline", **style)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
