@@ -20,6 +20,7 @@ README = (ROOT / "README.md").read_text()
 TINY_FIT = "--data.num_workers 0 --data.size 32 --data.batch_size 8"
 TINY_STAGES = "--model.stages.init_args.lengths [1,1,1]"
 TINY_RESKD = "--trainer.max_epochs 1 --model.network.init_args.width 4 --data.low_resolution.size 16"
+TINY_FLOW = f"{TINY_FIT} --trainer.max_epochs 1 --trainer.check_val_every_n_epoch 1"
 TINY = {
     "streamkd demo-data": "--num_train 24 --num_val 24 --num_test 12",
     "lightning fit": f"--trainer.max_epochs 1 {TINY_FIT} --model.network.init_args.width 4",
@@ -29,6 +30,9 @@ TINY = {
     "lightning fit --config configs/demo/reskd": f"{TINY_FIT} --trainer.max_epochs 1 --model.network.init_args.width 4",
     "lightning fit --config configs/demo/reskd.yaml": f"{TINY_RESKD} {TINY_FIT}",
     "lightning test --config configs/demo/reskd.yaml": f"{TINY_RESKD} {TINY_FIT}",
+    "lightning fit --config configs/demo/flow.yaml": TINY_FLOW,
+    "lightning fit --config configs/demo/p_stream.yaml": TINY_FLOW,
+    "lightning fit --config configs/demo/ip_tsn.yaml": TINY_FIT,
     "lightning test": TINY_FIT,
     "lightning predict": TINY_FIT,
     "streamkd export": "",
@@ -57,7 +61,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamkd:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     commands = [line for program in ("streamkd ", "lightning ") for line in lines_with(program)]
-    assert len(commands) == 17
+    assert len(commands) == 21
     for command in sorted(commands, key=README.index):
         assert streamkd(*tiny(command)) == 0, command
     records = [json.loads(line) for line in (tmp_path / "runs/demo/fusion/predictions.jsonl").read_text().splitlines()]
@@ -66,7 +70,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamkd:
     report = (tmp_path / "runs/demo/report.html").read_text()
     tested = (tmp_path / "runs/demo").glob("*/test.json")
     scores = {path.parent.name: json.loads(path.read_text())["metrics"]["test/top1"] for path in tested}
-    assert scores.keys() == {"fusion", "wise", "reskd"}
+    assert scores.keys() == {"fusion", "wise", "reskd", "ip_tsn"}
     (shown,) = re.findall("<h2>Confusion of (.*?)</h2>", report)
     assert scores[shown] == max(scores.values())
     assert (tmp_path / ".github/streams.png").is_file()
