@@ -3,6 +3,7 @@
 Each is traced once, for batches of any size, and answers like the network it was made of, or is refused.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -89,6 +90,8 @@ def compare(run: Run, network: nn.Module, shape: Sequence[int]) -> Agreement:
 
 
 def _write_onnx(program: ExportedProgram, path: Path) -> None:
+    # Else it tells of every operator of torchvision that it is not there.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     options: Any = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamo": True, "verbose": False}
     written = torch.onnx.export(program, **options)
     assert written is not None

@@ -78,7 +78,7 @@ def test_predict_writes_them_beside_its_list(
     bad = tiny_config.parent / "bad.mp4"
     bad.write_bytes(b"no video" * 100)
     paths = f"[{tiny_videos / 'test' / 'right'}, {bad}]"
-    options = ("--data.predict_paths", paths, f"--trainer.callbacks+={CALLBACK}")
+    options = ("--data.predict_paths", paths, f"--trainer.callbacks+={CALLBACK}", "--trainer.callbacks.top", 1)
     assert streamkd("predict", "--config", tiny_config, *options) == 0
     run = tiny_config.parent / "run"
     records = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
