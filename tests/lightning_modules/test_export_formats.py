@@ -12,19 +12,20 @@ from lightning_modules.networks import (
     DegradedInput,
     EarlyExitNetwork,
     SingleExit,
+    SlowOnlyResNet,
     VideoSwin,
     resnet10,
-    slow_only_resnet50,
     tsm_resnet10,
 )
+from lightning_modules.networks.resnet import Bottleneck
 
 SHAPE = (4, 3, 32, 32)
 NETWORKS = {
     "resnet": lambda: resnet10(3, width=4, input_norm=True, dropout=0.5),
     "exit": lambda: SingleExit(EarlyExitNetwork(resnet10(3, width=4)), "layer2"),
     "temporal shift": lambda: tsm_resnet10(3, width=8),
-    "slow only": lambda: slow_only_resnet50(3, width=2),
-    "swin": lambda: VideoSwin(8, (2, 2), (1, 2), 3, window_size=(2, 3, 3)),
+    "slow only": lambda: SlowOnlyResNet(Bottleneck, (1, 1, 1, 1), 3, width=2),
+    "swin": lambda: VideoSwin(8, (2,), (2,), 3, window_size=(2, 3, 3)),
     "degraded": lambda: DegradedInput(resnet10(3, width=4), 16),
 }
 
