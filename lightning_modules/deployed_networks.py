@@ -1,10 +1,10 @@
 """The networks of a checkpoint as they are deployed: one by one, each from clips of one stream to logits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_modules.checkpoints import load_network, read_checkpoint
 from lightning_modules.exit_networks import STATE as EXITS
@@ -24,6 +24,7 @@ class DeployedNetwork:
     Args:
         name: of the network in its checkpoint: ``<stream>``, or ``<stream>_<exit>``.
         network: clips (B, T, C, H, W) -> logits (B, num_classes), in eval mode.
+        original: the same function as the module that was trained computes it, whole.
         stream: what it sees.
         size: (height, width) of the frames it was trained on, None if that is not known.
         facts: what its user has to know, plain values: ``classes``, ``multi_label``; of an exit ``exit``, and with
@@ -33,6 +34,7 @@ class DeployedNetwork:
 
     name: str
     network: nn.Module
+    original: Callable[[Tensor], Tensor]
     stream: str
     size: tuple[int, int] | None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -67,20 +69,32 @@ def _read_single(path: str, stream: str | None, exit: str | None) -> DeployedNet
     if exit is not None:
         raise ValueError(f"--exit {exit}: the network of {path} has no exits; leave the option out")
     facts = {"classes": source.classes, "multi_label": source.multi_label}
-    return DeployedNetwork(source.stream, source.network, source.stream, source.size, facts)
+    return DeployedNetwork(source.stream, source.network, source.network, source.stream, source.size, facts)
 
 
 def _read_exits(path: str, source: ExitNetworks, stream: str | None, exit: str | None) -> list[DeployedNetwork]:
     _check_stream(path, stream, list(source.configs))
-    networks = []
-    for name in [stream] if stream else source.configs:
-        network = source.networks.networks[name]
-        assert isinstance(network, EarlyExitNetwork)
-        for at in [exit] if exit else network.exit_names:
-            facts = {"classes": source.classes, "multi_label": False, "exit": at}
-            single = SingleExit(network, at).eval()
-            networks.append(DeployedNetwork(f"{name}_{at}", single, name, source.sizes.get(name), facts))
-    return networks
+    return [
+        _read_exit(source, name, at)
+        for name in ([stream] if stream else source.configs)
+        for at in ([exit] if exit else _network(source, name).exit_names)
+    ]
+
+
+def _read_exit(source: ExitNetworks, stream: str, exit: str) -> DeployedNetwork:
+    network = _network(source, stream)
+    single = SingleExit(network, exit).eval()
+    place = network.exit_names.index(exit)
+    facts = {"classes": source.classes, "multi_label": False, "exit": exit}
+    return DeployedNetwork(
+        f"{stream}_{exit}", single, lambda clip: network(clip)[:, place], stream, source.sizes.get(stream), facts
+    )
+
+
+def _network(source: ExitNetworks, stream: str) -> EarlyExitNetwork:
+    network = source.networks.networks[stream].eval()
+    assert isinstance(network, EarlyExitNetwork)
+    return network
 
 
 def _check_stream(path: str, stream: str | None, expected: Sequence[str]) -> None:

@@ -110,7 +110,7 @@ def _write(
             target = folder / f"{network.name}.{name}"
             part = files.enter_context(written_whole(target))
             FORMATS[name].write(program, part)
-            agreement = compare(FORMATS[name].load(part), network.network, shape)
+            agreement = compare(FORMATS[name].load(part), network.original, shape)
             if not agreement.within(tolerance):
                 raise ValueError(
                     f"{target}: not written, it differs from the original by {agreement}; expected at most "

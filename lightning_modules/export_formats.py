@@ -80,11 +80,11 @@ def trace(network: nn.Module, shape: Sequence[int]) -> ExportedProgram:
 
 
 @torch.no_grad()
-def compare(run: Run, network: nn.Module, shape: Sequence[int]) -> Agreement:
+def compare(run: Run, original: Run, shape: Sequence[int]) -> Agreement:
     """Compare an exported network with the original on random clips (B, *shape), normally distributed, of several B."""
     random = torch.Generator().manual_seed(0)
     clips = [torch.randn(batch, *shape, generator=random) for batch in _CHECKED_BATCHES]
-    logits = torch.cat([network(clip) for clip in clips])
+    logits = torch.cat([original(clip) for clip in clips])
     came = torch.cat([run(clip) for clip in clips])
     return Agreement((came - logits).abs().max().item(), logits.abs().max().item())
 

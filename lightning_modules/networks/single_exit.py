@@ -29,9 +29,9 @@ class SingleExit(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Classify clips (B, T, in_channels, H, W) float, normalised -> (B, num_classes) logits."""
-        backbone, maps = self.network.backbone, clip
-        for info in backbone.feature_info:
-            maps = backbone.forward_stage(info.name, maps)
+        maps = clip
+        for info in self.network.backbone.feature_info:
+            maps = self.network.forward_stage(info.name, maps)
             if info.name == self.exit:
-                return self.network.classifiers[info.name](maps)
-        return backbone.classify(maps)
+                return self.network.classifiers[info.name](self.network.exit_maps(info.name, maps))
+        return self.network.forward_head(maps)

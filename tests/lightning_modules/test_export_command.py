@@ -20,7 +20,7 @@ from lightning_modules.cli import main
 from lightning_modules.ensemble import CONNECTIONS
 from lightning_modules.exit_networks import STATE, attach_exits
 from lightning_modules.export_formats import Agreement
-from lightning_modules.networks import EarlyExitNetwork
+from lightning_modules.networks import EarlyExitNetwork, SingleExit
 from lightning_modules.weighted_inference import STATE as WEIGHTED
 from lightning_modules.weighted_inference import WeightedInferenceModule
 
@@ -131,6 +131,15 @@ def failing(capsys: pytest.CaptureFixture[str], *options: str) -> str:
     assert exit_.value.code == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "Warning" not in line]
     return line
+
+
+def test_exits_are_compared_with_the_whole_network(
+    tmp_path: Path, exits: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not with the part that was cut out of it."""
+    monkeypatch.setattr(SingleExit, "forward", lambda self, clip: 1.5 * self.network(clip)[:, 1])
+    options = ("--output", str(tmp_path / "out"), "--stream", "mv", "--exit", "layer2", "--formats", "[pt2]", *SHAPE)
+    assert "not written, it differs from the original" in failing(capsys, "--checkpoint", exits, *options)
 
 
 def test_what_differs_is_not_written(

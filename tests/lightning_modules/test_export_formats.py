@@ -13,17 +13,21 @@ from lightning_modules.networks import (
     EarlyExitNetwork,
     SingleExit,
     SlowOnlyResNet,
+    TeamNet,
     VideoSwin,
     resnet10,
     tsm_resnet10,
 )
 from lightning_modules.networks.resnet import Bottleneck
 
-SHAPE = (4, 3, 32, 32)
+
+def make_team_net() -> TeamNet:
+    return TeamNet(tsm_resnet10(3, 3, width=8), resnet10(3, 2, width=4), resnet10(3, 3, width=4))
+
+
 NETWORKS = {
     "resnet": lambda: resnet10(3, width=4, input_norm=True, dropout=0.5),
-    "exit": lambda: SingleExit(EarlyExitNetwork(resnet10(3, width=4)), "layer2"),
-    "temporal shift": lambda: tsm_resnet10(3, width=8),
+    "exit, joint streams, temporal shift": lambda: SingleExit(EarlyExitNetwork(make_team_net(), "linear"), "layer1"),
     "slow only": lambda: SlowOnlyResNet(Bottleneck, (1, 1, 1, 1), 3, width=2),
     "swin": lambda: VideoSwin(8, (2,), (2,), 3, window_size=(2, 3, 3)),
     "degraded": lambda: DegradedInput(resnet10(3, width=4), 16),
@@ -34,15 +38,16 @@ NETWORKS = {
 def test_networks_of_all_kinds_answer_as_before(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = NETWORKS[name]().eval().requires_grad_(False)
-    program = trace(network, SHAPE)
-    clip = torch.randn(5, *SHAPE)
+    shape = (4, network.in_channels, 32, 32)
+    program = trace(network, shape)
+    clip = torch.randn(5, *shape)
     for kind, form in FORMATS.items():
         path = tmp_path / f"network.{kind}"
         form.write(program, path)
         assert [file.name for file in tmp_path.iterdir()] == [path.name], "weights are inside"
         run = form.load(path)
         torch.testing.assert_close(run(clip), network(clip), rtol=1e-4, atol=1e-5)
-        agreement = compare(run, network, SHAPE)
+        agreement = compare(run, network, shape)
         assert agreement.within(1e-4)
         assert agreement.largest > 1e-2
         path.unlink()

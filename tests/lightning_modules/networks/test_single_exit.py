@@ -4,10 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.networks import EarlyExitNetwork, SingleExit, resnet10
+from lightning_modules.networks import EarlyExitNetwork, SingleExit, TeamNet, resnet10, tsm_resnet10
 from lightning_modules.networks.used_part import used_part
 
 SHAPE = (2, 3, 32, 32)
+
+
+def make_team_net() -> TeamNet:
+    parts = {"iframe": tsm_resnet10(5, 3, width=8), "mv": resnet10(5, 2, width=4), "residual": resnet10(5, 3, width=4)}
+    return TeamNet(**parts)
 
 
 @pytest.fixture
@@ -23,6 +28,15 @@ def test_logits_are_those_of_the_whole_network(network: EarlyExitNetwork, exit: 
     single = SingleExit(network, exit)
     assert torch.equal(single(clip), expected)
     assert torch.equal(used_part(single, clip[:1])(clip), expected)
+
+
+@pytest.mark.parametrize("exit", ["stem", "layer2", "final"])
+def test_classifiers_that_see_something_else_than_the_map(exit: str) -> None:
+    torch.manual_seed(0)
+    network = EarlyExitNetwork(make_team_net(), "linear").eval()
+    clip = torch.randn(3, 2, 8, 32, 32)
+    single = SingleExit(network, exit)
+    assert torch.equal(used_part(single, clip[:1])(clip), network(clip)[:, network.exit_names.index(exit)])
 
 
 def test_nothing_behind_the_exit_runs_or_is_kept(network: EarlyExitNetwork) -> None:
