@@ -5,12 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 UNKNOWN_LABEL = -1
+JOINT = "+"  # between streams that go to one network channel by channel: "mv+residual"
+
+
+@cache
+def parts_of(*streams: str) -> tuple[str, ...]:
+    """The streams that others are joined of, each once: "mv+residual" of two, "mv" of itself."""
+    return tuple(dict.fromkeys(part for stream in streams for part in stream.split(JOINT)))
 
 
 @dataclass(frozen=True)

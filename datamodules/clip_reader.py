@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from datamodules.bitstream import CompressedVideo, Frames, UnreadableVideoError
+from datamodules.clip import parts_of
 from datamodules.decord_video import DecordVideo
 from datamodules.flow_cache import FlowSettings, Place, load_or_fill
 from datamodules.low_resolution import LowResolution
 from datamodules.sampling import FrameSampler, frame_to_gop, motion_frame
 from datamodules.stream_views import StreamView, views_of
-from datamodules.transforms import Geometry, PixelCrop, RandomCrops, cut_view, fixed_crops, is_motion, parts_of
+from datamodules.transforms import Geometry, PixelCrop, RandomCrops, cut_view, fixed_crops, is_motion
 from datamodules.video_source import VideoSource
 
 Reference = Literal["iframe", "previous"]

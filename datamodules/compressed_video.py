@@ -13,12 +13,13 @@ from typing_extensions import override
 
 from datamodules.annotations import Annotations
 from datamodules.bitstream.flow import import_opencv
+from datamodules.clip import JOINT, parts_of
 from datamodules.clip_dataset import ClipDataset
 from datamodules.clip_reader import ClipReader, Colorspace, Reference
 from datamodules.flow_cache import FlowSettings
 from datamodules.flow_cost import cost_of_uncached_flow
 from datamodules.option_checks import check_choice, check_counts
-from datamodules.transforms import JOINT, STREAM_FORMATS, parts_of
+from datamodules.transforms import STREAM_FORMATS
 from datamodules.video_data_module import VideoDataModule
 
 _log = logging.getLogger(__name__)

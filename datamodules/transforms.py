@@ -9,7 +9,6 @@ quantised, so that 0 stays 0 and nothing overflows, and the crop is resized afte
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain, product
 from typing import Literal
 
@@ -18,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datamodules.clip import parts_of
+
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _MV_BOUND = 20  # pixels that 127.5 grey levels stand for
 _CENTRE = 0.5
-JOINT = "+"  # between streams that go to one network channel by channel: "mv+residual"
 
 CropOffsets = Literal["fixed", "random"]
 # Corners and centre, then TSN's eight further ones: (x, y) as fractions of the room that a crop has.
@@ -201,12 +201,6 @@ STREAM_FORMATS: dict[str, StreamFormat] = {
     "residual": StreamFormat(quantise_residual, (0.5, 0.5, 0.5), _IMAGENET_STD, is_motion=True),
     "flow": StreamFormat(quantise_vectors, (0.5, 0.5), (1.0, 1.0), is_motion=True, is_vector=True),
 }
-
-
-@cache
-def parts_of(*streams: str) -> tuple[str, ...]:
-    """The names in `STREAM_FORMATS` that streams are joined of, each once: "mv+residual" of two."""
-    return tuple(dict.fromkeys(part for stream in streams for part in stream.split(JOINT)))
 
 
 def num_channels(stream: str) -> int:

@@ -16,7 +16,7 @@ from typing_extensions import override
 from datamodules.annotations import Annotations, VideoRecord, find_videos
 from datamodules.bitstream import UnreadableVideoError
 from datamodules.bitstream.reader import OnCorrupt
-from datamodules.clip import UNKNOWN_LABEL, ClipBatch, Failure, LazyClipBatch
+from datamodules.clip import UNKNOWN_LABEL, ClipBatch, Failure, LazyClipBatch, parts_of
 from datamodules.clip_dataset import ClipDataset
 from datamodules.clip_reader import ClipReader
 from datamodules.epoch_sampler import EpochSampler
@@ -30,7 +30,7 @@ from datamodules.resumable_loader import ResumableDataLoader
 from datamodules.sampling import FrameSampler, SamplingMode
 from datamodules.stream_views import normalise_batch
 from datamodules.tolerance import tolerated
-from datamodules.transforms import FIXED_CROPS, CropOffsets, PixelCrop, RandomCrops, is_motion, parts_of
+from datamodules.transforms import FIXED_CROPS, CropOffsets, PixelCrop, RandomCrops, is_motion
 from datamodules.video_source import ReencodeCache, VideoSource, default_reencode_dir
 
 FitSplit = Literal["train", "val"]

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from datamodules.clip import ClipBatch, LazyClipBatch
+from datamodules.clip import JOINT, ClipBatch, LazyClipBatch
 
 
 def num_classes_of(network: nn.Module) -> int:
@@ -103,7 +103,7 @@ def stream_of(batch: ClipBatch | LazyClipBatch, stream: str, network: nn.Module)
         )
     if stream not in batch.streams:
         raise ValueError(f"the model needs stream {stream!r}, the batch has {list(batch.streams)}; see `data.streams`")
-    joined = "+".join(getattr(network, "heads", ()))
+    joined = JOINT.join(getattr(network, "heads", ()))
     if joined and joined != stream:
         raise ValueError(
             f"the network is one for stream {joined!r}, came {stream!r}; set `model.init_args.stream: {joined}`, and "

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 from typing_extensions import override
 
+from datamodules.clip import parts_of
 from lightning_modules.distillation import DistillationModule
 from lightning_modules.frozen_teacher import NormPolicy
 from lightning_modules.losses import ClipLogitMatching, PooledFeatureMatching
@@ -81,5 +82,5 @@ class FlowDistillationModule(DistillationModule):
         super().setup(stage)
         if stage == "fit" and self.start_from_teacher:  # a resumed fit gets its own weights afterwards
             source = (self.teacher or self.load_teacher()).network
-            shared = source.in_channels if self.stream.split("+")[0] == VECTORS else 0
+            shared = source.in_channels if parts_of(self.stream)[0] == VECTORS else 0
             start_from(self.network, source, num_shared=shared)

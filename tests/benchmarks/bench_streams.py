@@ -40,11 +40,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from datamodules.bitstream.flow import FlowMethod, import_opencv
+from datamodules.clip import parts_of
 from datamodules.clip_reader import ClipReader
 from datamodules.flow_cache import FlowSettings, Place
 from datamodules.index_cache import IndexCache
 from datamodules.sampling import FrameSampler
-from datamodules.transforms import RandomCrops, normalise, num_channels, parts_of
+from datamodules.transforms import RandomCrops, normalise, num_channels
 from datamodules.video_source import VideoSource
 from lightning_modules.analysis.cost import cost_of
 from lightning_modules.analysis.throughput import processor

@@ -6,11 +6,12 @@ import torch
 
 from datamodules.bitstream import CompressedVideo, UnreadableVideoError, build_index
 from datamodules.bitstream.encode import encode_frames
+from datamodules.clip import parts_of
 from datamodules.clip_reader import ClipReader
 from datamodules.index_cache import IndexCache
 from datamodules.randomness import generator
 from datamodules.sampling import FrameSampler
-from datamodules.transforms import PixelCrop, RandomCrops, normalise, parts_of
+from datamodules.transforms import PixelCrop, RandomCrops, normalise
 from datamodules.video_source import VideoSource
 
 

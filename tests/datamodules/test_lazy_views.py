@@ -9,12 +9,12 @@ import torch
 
 from datamodules.bitstream import CompressedVideo, UnreadableVideoError, build_index
 from datamodules.bitstream.decoder import PacketDecoder
-from datamodules.clip import Failure
+from datamodules.clip import Failure, parts_of
 from datamodules.clip_reader import ClipReader
 from datamodules.index_cache import IndexCache
 from datamodules.lazy_views import LazyViews
 from datamodules.sampling import FrameSampler
-from datamodules.transforms import RandomCrops, parts_of
+from datamodules.transforms import RandomCrops
 from datamodules.video_source import VideoSource
 
 STREAMS = ("mv", "residual", "iframe")

@@ -15,11 +15,11 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.clip import ClipBatch
+from datamodules.clip import ClipBatch, parts_of
 from datamodules.clip_reader import ClipReader
 from datamodules.index_cache import IndexCache
 from datamodules.sampling import FrameSampler
-from datamodules.transforms import RandomCrops, normalise, parts_of
+from datamodules.transforms import RandomCrops, normalise
 from datamodules.video_source import VideoSource
 from lightning_modules.checkpoints import load_network
 from lightning_modules.flow_distillation import FlowDistillationModule
