@@ -77,10 +77,11 @@ class EarlyExitNetwork(nn.Module):
         """The frozen backbone's step to the depth ``name``."""
         return self.backbone.forward_stage(name, maps)
 
-    @torch.no_grad()
-    def exit_maps(self, name: str, maps: Tensor) -> Tensor:
-        """What the classifier at the depth ``name`` sees of the map there."""
-        return self.backbone.exit_maps(name, maps)
+    def forward_exit(self, name: str, maps: Tensor) -> Tensor:
+        """The classifier at the depth ``name``: the map there (B, T, channels, h, w) -> (B, num_classes)."""
+        with torch.no_grad():
+            seen = self.backbone.exit_maps(name, maps)
+        return self.classifiers[name](seen)
 
     @torch.no_grad()
     def forward_head(self, maps: Tensor) -> Tensor:
@@ -129,8 +130,7 @@ class ExitRun(Iterator[tuple[str, Tensor]]):
         for info in self.network.backbone.feature_info:
             self.maps = self.network.forward_stage(info.name, self.maps)
             if info.name in self.network.classifiers:
-                seen = self.network.exit_maps(info.name, self.maps)
-                yield info.name, self.network.classifiers[info.name](seen)
+                yield info.name, self.network.forward_exit(info.name, self.maps)
         yield FINAL, self.network.forward_head(self.maps)
 
 

@@ -33,5 +33,5 @@ class SingleExit(nn.Module):
         for info in self.network.backbone.feature_info:
             maps = self.network.forward_stage(info.name, maps)
             if info.name == self.exit:
-                return self.network.classifiers[info.name](self.network.exit_maps(info.name, maps))
+                return self.network.forward_exit(info.name, maps)
         return self.network.forward_head(maps)
