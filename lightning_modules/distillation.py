@@ -66,7 +66,7 @@ class DistillationModule(RecognitionModule):
         self.source = teacher
         self.teacher_stream = teacher_stream
         self.teacher_norm: NormPolicy = teacher_norm
-        self.matchings = nn.ModuleList(matchings)
+        self.matchings: Sequence[Matching] = nn.ModuleList(matchings)  # type: ignore[assignment]
         self.teacher: FrozenTeacher | None = None
 
     @override
@@ -107,7 +107,7 @@ class DistillationModule(RecognitionModule):
     def on_fit_start(self) -> None:
         if self.teacher is not None:
             self.teacher.to(self.device, next(self.network.parameters()).dtype)
-            terms = "; ".join(matching.describe(self.num_classes) for matching in self._terms)
+            terms = "; ".join(matching.describe(self.num_classes) for matching in self.matchings)
             rank_zero_only(print)(f"teacher {self.source}: {terms}", flush=True)
 
     @override
@@ -118,8 +118,4 @@ class DistillationModule(RecognitionModule):
         assert isinstance(self.network, Backbone)
         teacher = self.teacher(stream_of(batch, self.teacher_stream, self.teacher.network))
         student = Taps.of(self.network, stream_of(batch, self.stream, self.network))
-        return student.clip_logits.float(), {term.term: term(student, teacher) for term in self._terms}
-
-    @property
-    def _terms(self) -> list[Matching]:
-        return [matching for matching in self.matchings if isinstance(matching, Matching)]
+        return student.clip_logits.float(), {term.term: term(student, teacher) for term in self.matchings}
