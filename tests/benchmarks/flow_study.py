@@ -16,7 +16,11 @@ from seeded_runs import DemoSeed, Score, Scores, score_columns, spread, study, t
 from lightning_modules.analysis.cost import cost_of
 from lightning_modules.networks import resnet10
 
-EPOCHS = ("--trainer.max_epochs=12", "--model.lr_scheduler.init_args.T_max=12")
+EPOCHS = (
+    "--trainer.max_epochs=12",
+    "--trainer.check_val_every_n_epoch=1",
+    "--model.lr_scheduler.init_args.T_max=12",
+)
 P_STREAM = "mv+residual"
 WEIGHTS = (1.0, 50.0)  # of features; MARS has 50
 CHANNELS = {"flow": 2, "mv": 2, "residual": 3, P_STREAM: 5, "iframe": 3}
@@ -47,11 +51,15 @@ def teach(unit: DemoSeed, run: str, features: float, logits: float, *, start: bo
     )
 
 
-def fuse(unit: DemoSeed, run: str, networks: dict[str, str], *options: str) -> Score:
-    """Networks of several streams, by runs, with scales fitted on the validation split."""
+def fused(unit: DemoSeed, networks: dict[str, str]) -> tuple[str, str]:
+    """What says in `ip_tsn.yaml` that networks of several streams are fused; by stream the run of each."""
     sources = ", ".join(f"{stream}: {unit.best(source)}" for stream, source in networks.items())
-    streams = f"--data.streams=[{','.join(networks)}]"
-    return unit.score("ip_tsn", run, f"--model.networks={{{sources}}}", streams, *options)
+    return f"--model.networks={{{sources}}}", f"--data.streams=[{','.join(networks)}]"
+
+
+def fuse(unit: DemoSeed, run: str, networks: dict[str, str]) -> Score:
+    """Networks of several streams, by runs, with scales fitted on the validation split."""
+    return unit.score("ip_tsn", run, *fused(unit, networks))
 
 
 def fuse_as_coviar(unit: DemoSeed, run: str, fitted: str, scales: dict[str, float]) -> Score:
@@ -63,8 +71,7 @@ def fuse_as_coviar(unit: DemoSeed, run: str, fitted: str, scales: dict[str, floa
         checkpoint["state_dict"]["scales"][-1] = torch.tensor([scales[name.split("/")[0]] for name in names])
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(checkpoint, folder / "fixed.ckpt")
-        sources = ", ".join(f"{stream}: {unit.best(stream)}" for stream in scales)
-        options = [f"--model.networks={{{sources}}}", f"--data.streams=[{','.join(scales)}]"]
+        options = fused(unit, {stream: stream for stream in scales})
         for verb in ("validate", "test"):
             unit.command(verb, *unit.options("ip_tsn", run), *options, f"--ckpt_path={folder / 'fixed.ckpt'}")
     return Score(top1(folder / "test.json"), top1(folder / "validate.json"))
@@ -109,15 +116,15 @@ def multiply_adds(streams: Sequence[str]) -> float:
 def show(scores: Sequence[Scores]) -> None:
     """Networks, and their combinations with what they cost."""
     networks = Table("network", "validation top-1 %", "test", "each seed", "- P by labels")
-    fused = Table("fused", "validation top-1 %", "test", "each seed", "M multiply-adds a video")
+    combined = Table("fused", "validation top-1 %", "test", "each seed", "M multiply-adds a video")
     for name in scores[0]:
         found = [score[name] for score in scores]
         if name in FUSED:
-            fused.add_row(name, *score_columns(found), f"{multiply_adds(FUSED[name]):.0f}")
+            combined.add_row(name, *score_columns(found), f"{multiply_adds(FUSED[name]):.0f}")
         else:
             gains = [score[name].test - score["P: labels"].test for score in scores]
             networks.add_row(name, *score_columns(found), spread(gains))
-    for table in (networks, fused):
+    for table in (networks, combined):
         Console(width=130).print(table)
 
 
