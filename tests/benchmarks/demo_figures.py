@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from seeded_runs import command, spread, write_rows
+from seeded_runs import command, seeded_options, spread, write_rows
 
 STREAMS = ("mv", "residual", "iframe")
 RUNS = (*STREAMS, "iframe56", "fusion")
@@ -24,13 +24,7 @@ DIFFERENCES = {
 
 def options(name: str, folder: Path, seed: int) -> list[str]:
     """What differs from `configs/demo/<name>.yaml`."""
-    found = [
-        f"--config=configs/demo/{name.removesuffix('56')}.yaml",
-        f"--run_dir={folder / name}",
-        f"--seed_everything={seed}",
-        f"--data.seed={seed}",
-        f"--data.annotations.init_args.root={folder / 'data'}",
-    ]
+    found = seeded_options(f"configs/demo/{name.removesuffix('56')}.yaml", folder / name, seed, folder / "data")
     if name == "iframe56":
         found.append("--data.size=56")
     if name == "fusion":

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from seeded_runs import command, spread, write_rows
+from seeded_runs import PLAIN, command, seeded_options, spread, write_rows
 
 STREAMS = ("mv", "residual", "iframe")
 TEACHERS = {
@@ -32,8 +32,6 @@ TEACHERS = {
 CONNECTIONS = ("scaled", "unscaled", "unconnected", "divided")
 INTERNAL = [f"{stream}/layer{depth}" for stream in STREAMS for depth in (1, 2, 3)]
 ALONE = "test/top1_alone/"
-# Without what measures flatness and trade-off.
-CALLBACKS = "--trainer.callbacks=[{class_path: callbacks.channels_last.ChannelsLast}]"
 FLATNESS = ("--trainer.callbacks+=callbacks.flatness.Flatness", "--trainer.callbacks.hold=[conv1,input_bn]")
 
 Row = dict[str, Any]
@@ -61,15 +59,8 @@ class Unit:
 
     def options(self, name: str, run: str) -> list[str]:
         """What differs from the config `name`, for the run in `folder / run`."""
-        found = [
-            f"--config={self.configs}/{name}.yaml",
-            f"--run_dir={self.folder / run}",
-            f"--seed_everything={self.seed}",
-            f"--data.seed={self.seed}",
-            f"--data.annotations.init_args.root={self.root}",
-            CALLBACKS,
-        ]
-        return found if self.fold is None else [*found, f"--data.annotations.init_args.fold={self.fold}"]
+        file = f"{self.configs}/{name}.yaml"
+        return [*seeded_options(file, self.folder / run, self.seed, self.root, self.fold), PLAIN]
 
     def run(self, *arguments: str) -> None:
         """A command of this unit, its output in a file of the unit."""

@@ -16,6 +16,8 @@ from typing import Any
 
 from datamodules.whole_file import open_whole
 
+PLAIN = "--trainer.callbacks=[{class_path: callbacks.channels_last.ChannelsLast}]"  # no analyses
+
 
 def command(*arguments: object, log: Path | None = None) -> None:
     """Runs `streamkd` with these arguments; raises if it fails.
@@ -31,6 +33,26 @@ def command(*arguments: object, log: Path | None = None) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
         subprocess.run(program, check=True, stdout=file, stderr=subprocess.STDOUT)
+
+
+def seeded_options(config: str, run: Path, seed: int, root: Path, fold: int | None = None) -> list[str]:
+    """What differs from a configuration in a run of one seed, and of one fold where there are folds.
+
+    Args:
+        config: the YAML file.
+        run: the run's directory.
+        seed: of weights and data.
+        root: of the videos.
+        fold: which is tested on.
+    """
+    found = [
+        f"--config={config}",
+        f"--run_dir={run}",
+        f"--seed_everything={seed}",
+        f"--data.seed={seed}",
+        f"--data.annotations.init_args.root={root}",
+    ]
+    return found if fold is None else [*found, f"--data.annotations.init_args.fold={fold}"]
 
 
 def spread(values: Sequence[float]) -> str:
@@ -84,14 +106,8 @@ class DemoSeed:
 
     def options(self, config: str, run: str) -> list[str]:
         """What differs from `configs/demo/<config>.yaml` for the run in `folder / run`; no analyses."""
-        return [
-            f"--config=configs/demo/{config}.yaml",
-            f"--run_dir={self.folder / run}",
-            f"--seed_everything={self.seed}",
-            f"--data.seed={self.seed}",
-            f"--data.annotations.init_args.root={self.folder / 'data'}",
-            "--trainer.callbacks=[{class_path: callbacks.channels_last.ChannelsLast}]",
-        ]
+        file, root = f"configs/demo/{config}.yaml", self.folder / "data"
+        return [*seeded_options(file, self.folder / run, self.seed, root), PLAIN]
 
     def score(self, config: str, run: str, *differing: str, in_tests: Sequence[str] = ()) -> Score:
         """Fits and tests one run, unless it is there.

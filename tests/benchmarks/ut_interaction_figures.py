@@ -23,7 +23,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
-from seeded_runs import command, spread, write_rows
+from seeded_runs import command, seeded_options, spread, write_rows
 
 from datamodules.annotations import GroupedFolders
 from datamodules.bitstream import build_index
@@ -82,14 +82,7 @@ def _standardised(known: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 def options(name: str, root: Path, folder: Path, seed: int, fold: int) -> list[str]:
     """What differs from `configs/ut_interaction/<name>.yaml`."""
-    found = [
-        f"--config={CONFIGS / name}.yaml",
-        f"--run_dir={folder / name}",
-        f"--seed_everything={seed}",
-        f"--data.seed={seed}",
-        f"--data.annotations.init_args.root={root}",
-        f"--data.annotations.init_args.fold={fold}",
-    ]
+    found = seeded_options(f"{CONFIGS / name}.yaml", folder / name, seed, root, fold)
     if name == "fusion":
         found += [f"--model.networks.{s}={folder / s / 'checkpoints' / 'best.ckpt'}" for s in STREAMS]
     return found
