@@ -13,7 +13,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,8 @@ class Step:
                 file.write(self._description)
 
     def end(self) -> None:
-        """To be called when the command has succeeded: leaves a product where the command itself leaves none."""
-        if self.product.parent == self.record.parent:
+        """To be called when the command has succeeded, which may have left nothing, or found its product there."""
+        if self.product.is_file() or self.product.parent == self.record.parent:
             self.product.touch()
 
     @property
@@ -163,7 +163,7 @@ class Chain:
             raise ValueError(f"--experiments: expected some of {', '.join(known)}, got {', '.join(sorted(wanted))}")
         for experiment in reversed(self.experiments):
             wanted |= self.sources(experiment) if experiment.name in wanted else set()
-        return Chain(**{**vars(self), "experiments": [each for each in self.experiments if each.name in wanted]})
+        return replace(self, experiments=[each for each in self.experiments if each.name in wanted])
 
     def sources(self, experiment: Experiment) -> set[str]:
         """Names of the experiments whose networks one takes."""
@@ -189,8 +189,8 @@ class Chain:
     def _data_step(self, command: str, experiment: Experiment) -> Step:
         options = {key: value for key, value in self.options.items() if key.startswith("data.")}
         arguments = _arguments({"config": experiment.config, **self._of_annotations, **options})
-        done, record = self._records / f"{command}.done", self._records / command
-        return Step((command, *arguments), done, record, _digest(read_experiment(experiment.config)))
+        record = self._records / f"{command}_{experiment.name}"
+        return Step((command, *arguments), Path(f"{record}.done"), record, _digest(read_experiment(experiment.config)))
 
     def _verbs(self, experiment: Experiment) -> Iterator[Step]:
         file, run = read_experiment(experiment.config), RunDirectory(self.root / experiment.name)

@@ -71,11 +71,11 @@ def run_chain(chain: Chain, run: Run) -> None:
     from lightning_modules.chain_checks import check_steps
     from lightning_modules.results import results_table
 
+    check_steps([step for step in chain.steps() if not step.is_done])
     with _alone(chain.root / ".chain" / "lock"):
-        left = [step for step in chain.steps() if not step.is_done]
-        check_steps(left)
-        for step in left:
-            _take(step, run)
+        for step in chain.steps():
+            if not step.is_done:
+                _take(step, run)
     table = results_table({chain.data_set: chain.experiments}, {chain.data_set: [chain.root]})
     print(f"\n{table}\n\nruns: {chain.root}", flush=True)
 

@@ -1,0 +1,172 @@
+"""Whole chains of `make ucf101` and `make activitynet` on miniatures of the data sets, in their official layouts."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lightning_modules.chain import Chain, read_chain
+from lightning_modules.reproduce import run_chain
+
+ROOT = Path(__file__).parents[1]
+Streamkd = Callable[..., int | None]
+Run = Callable[[Sequence[str]], int | None]
+TINY = {
+    "data.size": 32,
+    "data.batch_size": 4,
+    "data.num_workers": 0,
+    "data.test_segments": 2,
+    "data.annotations.check_sizes": False,
+    "trainer.accelerator": "cpu",
+}
+TINY_NETWORK = {"width": 4, "num_classes": 2, "weights": None, "sha256": None}
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configurations in a user's working directory, with tiny networks and short runs."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    for chain in (tmp_path / "configs").glob("*/chain.yaml"):
+        for path in chain.parent.glob("*.yaml"):
+            config = yaml.safe_load(path.read_text())
+            make_small(config)
+            path.write_text(yaml.safe_dump(config, sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "configs"
+
+
+def make_small(config: dict[str, Any]) -> None:
+    """A file of a chain: an experiment, its data, or neither."""
+    model, trainer = config.get("model", {}).get("init_args", {}), config.get("trainer", {})
+    if "network" in model:
+        model["network"]["init_args"] |= TINY_NETWORK
+    if "low_resolution" in config.get("init_args", {}):
+        config["init_args"]["low_resolution"]["size"] = 16
+    if "stages" in model:
+        model["stages"]["init_args"]["lengths"] = [1] * len(model["stages"]["init_args"]["teachers"])
+    if trainer:
+        trainer["max_epochs"] = len(model["stages"]["init_args"]["teachers"]) if "stages" in model else 2
+        trainer["check_val_every_n_epoch"] = 1
+
+
+@pytest.fixture
+def ucf101(configs: Path, tiny_videos: Path, tmp_path: Path) -> Path:
+    """A UCF-101 of two classes, one clip a group."""
+    root = tmp_path / "videos of mine"
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    (lists / "classInd.txt").write_text("1 Left\n2 Right\n")
+    for label in ("left", "right"):
+        list_clips(lists / "trainlist02.txt", label, 8, [*tiny_videos.glob(f"[tv][ra]*/{label}/*")])
+        list_clips(lists / "testlist02.txt", label, 1, [*tiny_videos.glob(f"test/{label}/*")])
+    return root
+
+
+def list_clips(path: Path, label: str, first_group: int, videos: list[Path]) -> None:
+    """Add videos of a class to an official list, and to the disk under the names of UCF-101."""
+    name = label.title()
+    number = f" {['left', 'right'].index(label) + 1}" if path.name.startswith("train") else ""
+    with path.open("a") as file:
+        for group, video in enumerate(sorted(videos), start=first_group):
+            clip = path.parents[1] / f"UCF-101/{name}/v_{name}_g{group:02d}_c01"
+            clip.parent.mkdir(parents=True, exist_ok=True)
+            clip.with_suffix(".mp4").symlink_to(video)
+            file.write(f"{name}/{clip.name}.avi{number}\n")
+
+
+@pytest.fixture
+def activitynet(configs: Path, tiny_videos: Path, tmp_path: Path) -> Path:
+    """An ActivityNet of two labels; some videos have both."""
+    root = tmp_path / "data/activitynet"
+    root.mkdir(parents=True)
+    database = {}
+    for video in sorted(tiny_videos.glob("*/*/*.mp4")):
+        subset = {"train": "training", "val": "training", "test": "validation"}[video.parts[-3]]
+        labels = {video.parts[-2], *(["left"] if video.stem.endswith("0") else [])}
+        database[video.stem] = {"subset": subset, "annotations": [{"label": label} for label in labels]}
+        (root / f"v_{video.name}").symlink_to(video)
+    (root / "activity_net.v1-3.min.json").write_text(json.dumps({"database": database}))
+    return root
+
+
+def metrics_of(run: Path) -> dict[str, float]:
+    return json.loads((run / "test.json").read_text())["metrics"]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def results(printed: str) -> dict[str, dict[str, str]]:
+    """The table that a chain ends with, by experiment."""
+    header, _, *rows = [cells(line) for line in printed.splitlines() if line.startswith("|")]
+    return {row[0].strip("`"): dict(zip(header, row, strict=True)) for row in rows}
+
+
+@pytest.fixture
+def run(streamkd: Streamkd) -> Run:
+    """Runs a command of a chain, in processes that are quick to start."""
+
+    def start(command: Sequence[str]) -> int | None:
+        return streamkd(*command, *(["--num_workers", "0"] if command[0] in ("flow", "prepare") else []))
+
+    return start
+
+
+def not_to_run(command: Sequence[str]) -> int:
+    raise AssertionError(f"was done before: {command}")
+
+
+def test_the_chain_of_ucf101(ucf101: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """PKD, WISE and IP TSN, with all that they are made of."""
+    pytest.importorskip("cv2")
+    chain = Chain("ucf101", read_chain("ucf101"), data=str(ucf101), split=2, options=TINY)
+    chain = chain.only(["fusion", "wise", "ip_tsn"])
+    run_chain(chain, run)
+    table, runs = results(capsys.readouterr().out), Path("runs/ucf101/split2")
+    names = ["mv", "residual", "iframe", "fusion", "pkd", "wise", "flow", "p_stream", "ip_tsn"]
+    assert list(table) == [f"ucf101/{name}" for name in names]
+    papers = {"mv": 70, "residual": 80, "wise": 92.77}
+    for name in names:
+        row, metrics = table[f"ucf101/{name}"], metrics_of(runs / name)
+        assert metrics["test/num_videos"] == 5
+        assert row["test, %"] == f"{100 * metrics['test/top1']:.1f}"
+        difference = 100 * metrics["test/top1"] - papers[name] if name in papers else None
+        assert row["difference"] == ("" if difference is None else f"{difference:+.1f}")
+        assert row["runs"] == "split 2; seed 0"
+        assert float(row["G a video"]) > 0
+        assert "CPUs" in row["hardware"]
+    assert len([name for name in metrics_of(runs / "wise") if name.startswith("test/exited/")]) == 12
+    assert len(list(Path("data/ucf101_flow").rglob("*.zip"))) == 21, "of all splits: the teacher is tested"
+    run_chain(chain, not_to_run)
+    check_ip_tsn_stands_alone(chain, run)
+
+
+def check_ip_tsn_stands_alone(chain: Chain, run: Run) -> None:
+    """Its checkpoint holds both networks, and no flow is read."""
+    networks = set(chain.root.glob("*/checkpoints/best.ckpt")) - {chain.root / "ip_tsn/checkpoints/best.ckpt"}
+    for network in networks:
+        network.unlink()
+    shutil.rmtree("data/ucf101_flow")
+    (test,) = (step for step in chain.steps() if step.command[0] == "test" and step.product.parent.name == "ip_tsn")
+    assert run(test.command) == 0
+    assert not Path("data/ucf101_flow").exists()
+    alone = {name for name in metrics_of(chain.root / "ip_tsn") if "top1_alone/" in name}
+    assert alone == {"test/top1_alone/iframe/final", "test/top1_alone/mv+residual/final"}
+
+
+def test_the_chain_of_activitynet(activitynet: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rehearsal on half of the videos."""
+    chain = Chain("activitynet", read_chain("activitynet"), fraction=0.5, options=TINY)
+    run_chain(chain, run)
+    table = results(capsys.readouterr().out)
+    assert [name.partition("/")[2] for name in table] == ["reskd_teacher", "reskd_baseline", "reskd"]
+    for name, row in table.items():
+        metrics = metrics_of(Path("runs/fraction_0.5", name))
+        assert row["test, %"] == f"{100 * metrics['test/mAP']:.1f}"
+        assert metrics["test/num_videos"] == 2
+    assert not Path("runs/activitynet").exists()
