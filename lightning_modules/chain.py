@@ -201,10 +201,10 @@ class Chain:
 
     def _options(self, experiment: Experiment, file: Mapping[str, Any]) -> dict[str, Any]:
         """In which an experiment of the chain differs from its file."""
-        written, given = dict(options_of(file)), {"run_dir": f"{self._prefix}{experiment.name}", **experiment.options}
-        # Behind the others, in their order: a class stands before its options.
-        ordered = {key: value for key, value in written.items() if key not in given} | given
-        values = {key: self._fitted(key, value) for key, value in ordered.items()}
+        written, run_dir = dict(options_of(file)), {"run_dir": f"{self._prefix}{experiment.name}"}
+        # Those of the experiment behind the others, in their order: a class stands before its options.
+        kept = {key: value for key, value in written.items() if key not in experiment.options}
+        values = {key: self._fitted(key, value) for key, value in (kept | run_dir | {**experiment.options}).items()}
         if (lengths := values.get("model.stages.lengths")) and self.fraction < 1:
             values["trainer.max_epochs"] = sum(lengths)
         changed = {key: value for key, value in values.items() if value != written.get(key)}

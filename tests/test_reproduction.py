@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from lightning_modules.chain import Chain, read_chain
+from lightning_modules.chain import Chain, Experiment, read_chain
 from lightning_modules.reproduce import run_chain
 
 ROOT = Path(__file__).parents[1]
@@ -143,6 +144,9 @@ def test_the_chain_of_ucf101(ucf101: Path, run: Run, capsys: pytest.CaptureFixtu
     assert len([name for name in metrics_of(runs / "wise") if name.startswith("test/exited/")]) == 12
     assert len(list(Path("data/ucf101_flow").rglob("*.zip"))) == 21, "of all splits: the teacher is tested"
     run_chain(chain, not_to_run)
+    backbones = replace(chain, experiments=[Experiment("pkd_ip", Path("configs/ucf101/pkd_ip.yaml"))])
+    (fit,) = (step.command for step in backbones.steps() if step.command[0] == "fit")
+    assert run(fit) == 0, "the P-stream is a backbone too"
     check_ip_tsn_stands_alone(chain, run)
 
 
