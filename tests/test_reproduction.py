@@ -1,13 +1,20 @@
 """Whole chains of `make ucf101` and `make activitynet` on miniatures of the data sets, in their official layouts."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from lightning_modules.chain import Chain, Experiment, read_chain
@@ -174,3 +181,102 @@ def test_the_chain_of_activitynet(activitynet: Path, run: Run, capsys: pytest.Ca
         assert row["test, %"] == f"{100 * metrics['test/mAP']:.1f}"
         assert metrics["test/num_videos"] == 2
     assert not Path("runs/activitynet").exists()
+
+
+Clips = list[tuple[Path, str, bool]]  # video, class, whether it is tested on
+
+
+def lay_out_hmdb51(root: Path, clips: Clips) -> None:
+    for video, label, is_tested in clips:
+        append(root / f"testTrainMulti_7030_splits/{label}_test_split1.txt", f"{video.stem}.avi {1 + is_tested}\n")
+        link(root / "hmdb51_org" / label, video)
+
+
+def lay_out_kinetics(root: Path, clips: Clips) -> None:
+    for side in ("train", "val"):
+        append(root / f"annotations/{side}.csv", "label,youtube_id,time_start,time_end,split\n")
+    for video, label, is_tested in clips:
+        side = "val" if is_tested else "train"
+        append(root / f"annotations/{side}.csv", f"{label},{video.stem},0,10,{side}\n")
+        link(root / side, video)
+
+
+def lay_out_ssv2(root: Path, clips: Clips) -> None:
+    lists: dict[str, Any] = {"train": [], "validation": [], "labels": {"left": "0", "right": "1"}}
+    for video, label, is_tested in clips:
+        lists["validation" if is_tested else "train"].append({"id": video.stem, "template": label})
+        link(root / "videos", video)
+    for name, entries in lists.items():
+        append(root / f"labels/{name}.json", json.dumps(entries))
+
+
+def lay_out_fcvid(root: Path, clips: Clips) -> None:
+    for video, label, is_tested in clips:
+        line = f"{label}/{video.name} {'test' if is_tested else 'train'}\n"
+        append(root / "materials/FCVID_VideoName_TrainTestSplit.txt", line)
+        append(root / "materials/FCVID_Label.txt", f"{int(label == 'left')} {int(label == 'right')}\n")
+        link(root / label, video)
+
+
+def append(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(text)
+
+
+def link(folder: Path, video: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / video.name).symlink_to(video)
+
+
+CLASS_NAMES = {"data.annotations.class_names": ["left", "right"]}
+OTHERS: dict[str, tuple[Callable[[Path, Clips], None], dict[str, Any], list[str] | None]] = {
+    "hmdb51": (lay_out_hmdb51, {}, ["fusion", "wise", "ip_tsn"]),
+    "fcvid": (lay_out_fcvid, {}, None),
+    "mini_kinetics": (lay_out_kinetics, {}, None),
+    "ssv2": (lay_out_ssv2, {}, None),
+    "kinetics400": (lay_out_kinetics, {}, ["reskd_baseline_slow_only", "reskd_slow_only"]),
+    "kinetics_subset": (lay_out_kinetics, CLASS_NAMES, None),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("configs")
+@pytest.mark.parametrize("data_set", OTHERS)
+def test_the_chains_of_the_others(data_set: str, tiny_videos: Path, tmp_path: Path, run: Run) -> None:
+    """All but ResNet-152 and Swin, which are not to be had at this scale."""
+    lay_out, options, experiments = OTHERS[data_set]
+    videos = sorted(tiny_videos.glob("*/*/*.mp4"))
+    lay_out(tmp_path / "videos", [(video, video.parts[-2], video.parts[-3] == "test") for video in videos])
+    chain = Chain(data_set, read_chain(data_set), data=str(tmp_path / "videos"), options=TINY | options)
+    chain = chain if experiments is None else chain.only(experiments)
+    run_chain(chain, run)
+    for experiment in chain.experiments:
+        assert metrics_of(chain.root / experiment.name)["test/num_videos"] == 5
+
+
+@pytest.mark.slow
+def test_a_chain_killed_at_random_ends_with_the_same_results(activitynet: Path, run: Run) -> None:
+    """By SIGKILL, of the chain alone or with all that it has started; nothing that was whole is made again."""
+    chain = Chain("activitynet", read_chain("activitynet"), data=str(activitynet), options=TINY)
+    run_chain(chain, run)
+    undisturbed = chain.root.rename("undisturbed")
+    random, whole = Random(0), dict[Path, bytes]()
+    for kill in range(20):
+        program = [Path(sys.executable).with_name("streamkd"), "reproduce", "activitynet", "--data", activitynet]
+        process = subprocess.Popen([*program, "--options", json.dumps(TINY)], start_new_session=True)
+        with suppress(subprocess.TimeoutExpired):
+            assert process.wait(random.uniform(1, 40)) == 0
+        if process.poll() is None:
+            (os.killpg if kill % 2 else os.kill)(process.pid, signal.SIGKILL)
+            process.wait()
+        found = {path: path.read_bytes() for path in chain.root.glob("*/*.json")}
+        assert whole.items() <= found.items()
+        whole = found
+    subprocess.run([*program, "--options", json.dumps(TINY)], check=True)
+    for name in ("reskd_teacher", "reskd_baseline", "reskd"):
+        assert metrics_of(chain.root / name) == metrics_of(undisturbed / name)
+        weights = [
+            torch.load(root / name / "checkpoints/best.ckpt")["state_dict"] for root in (chain.root, undisturbed)
+        ]
+        torch.testing.assert_close(*weights, rtol=0, atol=0)
