@@ -37,7 +37,7 @@ class Experiment:
 
     Args:
         name: of its run directory.
-        config: its file.
+        config: its file; in chain.yaml its stem, which is the name if it is not given.
         options: in which it differs from the file, by their names on the command line.
         paper: what is reported for it in percent, if anything is.
         source: who reports it.
@@ -60,10 +60,8 @@ def read_chain(data_set: str, configs: Path = CONFIGS) -> list[Experiment]:
     if not path.is_file():
         known = ", ".join(sorted(found.parent.name for found in configs.glob("*/chain.yaml"))) or f"none in {configs}"
         raise ValueError(f"{path}: no such chain of experiments; expected a data set that has one: {known}")
-    return [
-        Experiment(name, path.parent / f"{(entry or {}).pop('config', name)}.yaml", **(entry or {}))
-        for name, entry in read_experiment(path).items()
-    ]
+    entries = {name: {"config": name, **(entry or {})} for name, entry in read_experiment(path).items()}
+    return [Experiment(name, path.parent / f"{entry.pop('config')}.yaml", **entry) for name, entry in entries.items()]
 
 
 @dataclass(frozen=True)
