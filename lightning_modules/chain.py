@@ -20,12 +20,14 @@ from typing import Any
 
 from datamodules.annotations.groups import check_share
 from datamodules.whole_file import open_whole
-from lightning_modules.cli import COMMANDS, VERBS
+from lightning_modules.cli import VERBS
 from lightning_modules.configured_network import lookup
 from lightning_modules.experiment_file import options_of, read_experiment
 from lightning_modules.run_directory import RunDirectory
 
 CONFIGS = Path("configs")
+# Share of the videos that may be unreadable, as in training (`data.max_bad_videos`).
+_MAX_FAILURES = 0.05
 # What a rehearsal has fewer of.
 _EPOCHS = {"trainer.max_epochs", "trainer.check_val_every_n_epoch", "model.stages.lengths"}
 _EPOCHS |= {"model.lr_scheduler.T_max", "model.lr_scheduler.milestones"}
@@ -174,8 +176,7 @@ class Chain:
         return list(self._steps())
 
     def _steps(self) -> Iterator[Step]:
-        if "prepare" in COMMANDS:
-            yield self._data_step("prepare", self.experiments[0])
+        yield self._data_step("prepare", self.experiments[0], max_failures=_MAX_FAILURES)
         caches = set()
         for experiment in self.experiments:
             cache = lookup(read_experiment(experiment.config), "data", "init_args", "flow", "cache")
@@ -184,9 +185,9 @@ class Chain:
                 yield self._data_step("flow", experiment)
             yield from self._verbs(experiment)
 
-    def _data_step(self, command: str, experiment: Experiment) -> Step:
+    def _data_step(self, command: str, experiment: Experiment, **own: Any) -> Step:
         options = {key: value for key, value in self.options.items() if key.startswith("data.")}
-        arguments = _arguments({"config": experiment.config, **self._of_annotations, **options})
+        arguments = _arguments({"config": experiment.config, **self._of_annotations, **options, **own})
         record = self._records / f"{command}_{experiment.name}"
         return Step((command, *arguments), Path(f"{record}.done"), record, _digest(read_experiment(experiment.config)))
 

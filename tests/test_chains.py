@@ -49,7 +49,7 @@ def test_figures_are_those_of_headers(data_set: str, experiment: Experiment) -> 
         float(figure) for figure in re.findall(r"\d+\.?\d*", re.sub(r"\d+ epochs|ResNet-\d+|\d+ splits", "", result))
     ]
     if experiment.paper is not None:
-        assert experiment.paper in figures
+        assert experiment.paper in (*figures, round(sum(figures) / len(figures), 2))  # or of each split
         of_its_network = f"with {experiment.name.rpartition('_')[2].replace('resnet', 'ResNet-')}"
         assert of_its_network in result or "resnet152" not in experiment.name
     else:

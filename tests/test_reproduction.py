@@ -50,8 +50,12 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make_small(config: dict[str, Any]) -> None:
     """A file of a chain: an experiment, its data, or neither."""
     model, trainer = config.get("model", {}).get("init_args", {}), config.get("trainer", {})
-    if "network" in model:
-        model["network"]["init_args"] |= TINY_NETWORK
+    network = model.get("network", {"init_args": {}})["init_args"]
+    for part in network.values():
+        if isinstance(part, dict):  # of TEAM-Net
+            part["init_args"] |= TINY_NETWORK | {"shift_div": 2}
+    if "num_classes" in network:
+        network |= TINY_NETWORK
     if "low_resolution" in config.get("init_args", {}):
         config["init_args"]["low_resolution"]["size"] = 16
     if "stages" in model:
@@ -148,7 +152,9 @@ def test_the_chain_of_ucf101(ucf101: Path, run: Run, capsys: pytest.CaptureFixtu
         assert row["runs"] == "split 2; seed 0"
         assert float(row["G a video"]) > 0
         assert "CPUs" in row["hardware"]
-    assert len([name for name in metrics_of(runs / "wise") if name.startswith("test/exited/")]) == 12
+    exits = [value for name, value in metrics_of(runs / "wise").items() if name.startswith("test/exited/")]
+    assert len(exits) == 12
+    assert sum(exits) == pytest.approx(1)
     assert len(list(Path("data/ucf101_flow").rglob("*.zip"))) == 21, "of all splits: the teacher is tested"
     run_chain(chain, not_to_run)
     backbones = replace(chain, experiments=[Experiment("pkd_ip", Path("configs/ucf101/pkd_ip.yaml"))])
@@ -168,6 +174,22 @@ def check_ip_tsn_stands_alone(chain: Chain, run: Run) -> None:
     assert not Path("data/ucf101_flow").exists()
     alone = {name for name in metrics_of(chain.root / "ip_tsn") if "top1_alone/" in name}
     assert alone == {"test/top1_alone/iframe/final", "test/top1_alone/mv+residual/final"}
+
+
+def test_team_net_from_labels_to_early_exits(ucf101: Path, run: Run) -> None:
+    """Its checkpoint is a backbone with teachers, and that of its exits one for weighted inference."""
+    options = {key: value for key, value in TINY.items() if key != "data.test_segments"}  # exits are for 8
+    chain = Chain("ucf101", read_chain("ucf101"), data=str(ucf101), split=2, options=options).only(["team_net_wise"])
+    *_, test = steps = chain.steps()
+    for step in steps:
+        assert step.command[0] != "fit" or run(step.command) == 0
+    assert run([*test.command, "--model.threshold", "chosen", "--data.lazy", "true"]) == 0
+    tested = metrics_of(chain.root / "team_net_wise")
+    assert tested["test/num_videos"] == 5
+    exits = {name: value for name, value in tested.items() if name.startswith("test/exited/")}
+    stream = "iframe+mv+residual"
+    assert exits.keys() == {f"test/exited/{stream}/{name}" for name in ("stem", "layer1", "layer2", "final")}
+    assert sum(exits.values()) == pytest.approx(1)
 
 
 def test_the_chain_of_activitynet(activitynet: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

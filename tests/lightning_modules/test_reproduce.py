@@ -16,7 +16,7 @@ from lightning_modules.cli import main
 from lightning_modules.reproduce import _alone, run_chain
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["fit a", "test a", "fit b", "test b"]
+COMMANDS = ["prepare a", "fit a", "test a", "fit b", "test b"]
 
 
 @pytest.fixture
@@ -34,7 +34,6 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
     (folder / "annotations.yaml").write_text("init_args: {root: data/toy}")
     (folder / "chain.yaml").write_text("a:\nb: {paper: 12.5, source: somebody}\n")
     monkeypatch.setattr("lightning_modules.chain_checks.check_steps", lambda steps: None)
-    monkeypatch.setattr("lightning_modules.chain.COMMANDS", {})
     return Chain("toy", read_chain("toy"))
 
 
@@ -66,13 +65,14 @@ class Runner:
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("place", range(len(VERBS)))
+@pytest.mark.parametrize("place", range(len(COMMANDS)))
 def test_after_a_kill_it_continues_there(toy: Chain, place: int, after: bool) -> None:
     with pytest.raises(Killed):
         run_chain(toy, Runner(place, after=after))
     again = Runner()
     run_chain(toy, again)
-    assert again.ran == VERBS[place + after :]
+    has_done_it = after and place > 0  # `prepare` itself knows what it has done
+    assert again.ran == COMMANDS[place + has_done_it :]
     done = Runner()
     run_chain(toy, done)
     assert not done.ran
@@ -107,13 +107,16 @@ def test_a_test_is_repeated_where_its_network_is_newer(toy: Chain) -> None:
 
 def test_runs_that_were_there_are_asked_for_once(toy: Chain) -> None:
     """A fit finds itself finished, and leaves its report as it is."""
-    Runner()(["fit", "--config", "configs/toy/a.yaml"])
-    run_chain(toy, lambda command: 0 if command[:3] == ("fit", "--config", "configs/toy/a.yaml") else Runner()(command))
+    fit = ("fit", "--config", "configs/toy/a.yaml")
+    Runner()(fit)
+    run_chain(toy, lambda command: 0 if command == fit else Runner()(command))
     run_chain(toy, Runner(0))
 
 
 def test_a_command_that_fails_is_named(toy: Chain) -> None:
-    with pytest.raises(ChildProcessError, match=r"exit status 1 of `lightning fit --config configs/toy/a.yaml`; mend"):
+    with pytest.raises(
+        ChildProcessError, match=r"exit status 1 of `streamkd prepare --config configs/toy/a.yaml .*`; mend"
+    ):
         run_chain(toy, lambda command: 1)
     for status, expected in {130: 130, -15: 143}.items():
         with pytest.raises(SystemExit) as exit_:
@@ -141,28 +144,29 @@ def test_two_do_not_work_on_the_same_runs(tmp_path: Path, capsys: pytest.Capture
 
 
 def dry(capsys: pytest.CaptureFixture[str], *args: str) -> list[str]:
-    """The commands that a dry run prints, without `streamkd prepare`."""
+    """The commands that a dry run prints."""
     capsys.readouterr()
     main(["reproduce", *args, "--dry_run"])
-    return [line for line in capsys.readouterr().out.splitlines() if not line.startswith("streamkd prepare")]
+    return capsys.readouterr().out.splitlines()
 
 
 def test_a_dry_run_prints_what_is_left_and_runs_nothing(toy: Chain, capsys: pytest.CaptureFixture[str]) -> None:
     b = "--config configs/toy/b.yaml"
-    lines = ["lightning fit --config configs/toy/a.yaml", "lightning test --config configs/toy/a.yaml"]
+    lines = ["streamkd prepare --config configs/toy/a.yaml --max_failures 0.05"]
+    lines += ["lightning fit --config configs/toy/a.yaml", "lightning test --config configs/toy/a.yaml"]
     lines += [f"lightning fit {b}", f"lightning test {b}"]
     assert dry(capsys, "toy") == lines
     assert not Path("runs").exists()
     with pytest.raises(Killed):
-        run_chain(toy, Runner(3))
-    assert dry(capsys, "toy") == lines[3:]
+        run_chain(toy, Runner(4))
+    assert dry(capsys, "toy") == lines[4:]
 
 
 def test_commands_for_a_split_and_a_seed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that a user would type; networks come from the experiments before."""
     monkeypatch.chdir(ROOT)
     asked = ["ucf101", "--split", "2", "--seed", "7", "--data", "/my data", "--experiments", "[wise, ip_tsn_resnet152]"]
-    lines = dry(capsys, *asked, "--options", "{trainer.devices: 2, data.batch_size: 40}")
+    prepare, *lines = dry(capsys, *asked, "--options", "{trainer.devices: 2, data.batch_size: 40}")
     run = "runs/ucf101/split2_seed7"
     seed = "--seed_everything 7 --data.seed 7"
     place = "--data.annotations.root '/my data' --data.annotations.split 2"
@@ -170,7 +174,9 @@ def test_commands_for_a_split_and_a_seed(capsys: pytest.CaptureFixture[str], mon
     names = "mv residual iframe pkd wise flow p_stream iframe_resnet152 ip_tsn_resnet152"
     found = [line.partition(f"--run_dir {run}/")[2].partition(" ")[0] for line in lines]
     assert [name for name in found if name] == [name for name in names.split() for _ in range(2)]
-    assert lines.index(f"streamkd flow --config configs/ucf101/flow.yaml {place} --data.batch_size 40") == 10
+    data = f"{place} --data.batch_size 40"
+    assert prepare == f"streamkd prepare --config configs/ucf101/mv.yaml {data} --max_failures 0.05"
+    assert lines.index(f"streamkd flow --config configs/ucf101/flow.yaml {data}") == 10
     assert lines[0] == f"lightning fit --config configs/ucf101/mv.yaml --run_dir {run}/mv {given}"
     networks = " ".join(f"--model.networks.{s} {run}/{s}/checkpoints/best.ckpt" for s in ("mv", "residual", "iframe"))
     assert lines[7] == f"lightning test --config configs/ucf101/pkd.yaml --run_dir {run}/pkd {networks} {given}"
