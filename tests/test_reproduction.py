@@ -129,10 +129,6 @@ def run(streamkd: Streamkd) -> Run:
     return start
 
 
-def not_to_run(command: Sequence[str]) -> int:
-    raise AssertionError(f"was done before: {command}")
-
-
 def test_the_chain_of_ucf101(ucf101: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """PKD, WISE and IP TSN, with all that they are made of."""
     pytest.importorskip("cv2")
@@ -156,7 +152,7 @@ def test_the_chain_of_ucf101(ucf101: Path, run: Run, capsys: pytest.CaptureFixtu
     assert len(exits) == 12
     assert sum(exits) == pytest.approx(1)
     assert len(list(Path("data/ucf101_flow").rglob("*.zip"))) == 21, "of all splits: the teacher is tested"
-    run_chain(chain, not_to_run)
+    assert all(step.is_done for step in chain.steps())
     backbones = replace(chain, experiments=[Experiment("pkd_ip", Path("configs/ucf101/pkd_ip.yaml"))])
     (fit,) = (step.command for step in backbones.steps() if step.command[0] == "fit")
     assert run(fit) == 0, "the P-stream is a backbone too"

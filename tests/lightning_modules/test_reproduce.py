@@ -114,9 +114,7 @@ def test_runs_that_were_there_are_asked_for_once(toy: Chain) -> None:
 
 
 def test_a_command_that_fails_is_named(toy: Chain) -> None:
-    with pytest.raises(
-        ChildProcessError, match=r"exit status 1 of `streamkd prepare --config configs/toy/a.yaml .*`; mend"
-    ):
+    with pytest.raises(ChildProcessError, match=r"exit status 1 of `streamkd prepare --config configs/toy.*`; mend"):
         run_chain(toy, lambda command: 1)
     for status, expected in {130: 130, -15: 143}.items():
         with pytest.raises(SystemExit) as exit_:
