@@ -131,7 +131,9 @@ def _giga(config: Path) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+    units = {"h": 3600, "min": 60, "s": 1}
+    unit = next((unit for unit, length in units.items() if seconds >= length), "s")
+    return f"{seconds / units[unit]:.1f} {unit}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:

@@ -6,8 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -252,7 +252,7 @@ OTHERS: dict[str, tuple[Callable[[Path, Clips], None], dict[str, Any], list[str]
     "hmdb51": (lay_out_hmdb51, {}, ["fusion", "wise", "ip_tsn"]),
     "fcvid": (lay_out_fcvid, {}, None),
     "mini_kinetics": (lay_out_kinetics, {}, None),
-    "ssv2": (lay_out_ssv2, {}, None),
+    "ssv2": (lay_out_ssv2, {"model.network.shift_div": 2}, None),
     "kinetics400": (lay_out_kinetics, {}, ["reskd_baseline_slow_only", "reskd_slow_only"]),
     "kinetics_subset": (lay_out_kinetics, CLASS_NAMES, None),
 }
@@ -279,22 +279,39 @@ def test_a_chain_killed_at_random_ends_with_the_same_results(activitynet: Path, 
     chain = Chain("activitynet", read_chain("activitynet"), data=str(activitynet), options=TINY)
     run_chain(chain, run)
     undisturbed = chain.root.rename("undisturbed")
-    random, whole = Random(0), dict[Path, bytes]()
-    for kill in range(20):
-        program = [Path(sys.executable).with_name("streamkd"), "reproduce", "activitynet", "--data", activitynet]
+    program = [Path(sys.executable).with_name("streamkd"), "reproduce", "activitynet", "--data", activitynet]
+    random, whole, kills = Random(0), dict[Path, bytes](), 0
+    while True:
         process = subprocess.Popen([*program, "--options", json.dumps(TINY)], start_new_session=True)
-        with suppress(subprocess.TimeoutExpired):
-            assert process.wait(random.uniform(1, 40)) == 0
-        if process.poll() is None:
-            (os.killpg if kill % 2 else os.kill)(process.pid, signal.SIGKILL)
+        try:
+            assert process.wait(random.uniform(1, 25)) == 0
+            break
+        except subprocess.TimeoutExpired:
+            (os.killpg if kills % 2 else os.kill)(process.pid, signal.SIGKILL)
             process.wait()
+        kills += 1
         found = {path: path.read_bytes() for path in chain.root.glob("*/*.json")}
         assert whole.items() <= found.items()
         whole = found
-    subprocess.run([*program, "--options", json.dumps(TINY)], check=True)
+    assert kills > 2
     for name in ("reskd_teacher", "reskd_baseline", "reskd"):
         assert metrics_of(chain.root / name) == metrics_of(undisturbed / name)
         weights = [
             torch.load(root / name / "checkpoints/best.ckpt")["state_dict"] for root in (chain.root, undisturbed)
         ]
         torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_chain_that_is_terminated_ends_its_command_first(activitynet: Path) -> None:
+    program = [Path(sys.executable).with_name("streamkd"), "reproduce", "activitynet", "--data", activitynet]
+    process = subprocess.Popen([*program, "--options", json.dumps(TINY | {"trainer.max_epochs": 1000})])
+    last = Path("runs/activitynet/reskd_teacher/checkpoints/last.ckpt")
+    while not last.is_file():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 143
+    saved = last.stat().st_mtime_ns
+    time.sleep(3)
+    assert last.stat().st_mtime_ns == saved
