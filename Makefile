@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 UT_INTERACTION ?= data/ut_interaction
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-resolution bench-streams bench-prepare
+.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-resolution bench-streams bench-prepare results
 .SECONDARY:
 SHELL := bash
 .SHELLFLAGS := -e -o pipefail -c
@@ -18,7 +18,7 @@ STREAMS := mv residual iframe
 UNSEEN = data/demo/test/*/*_0000?.mp4
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,31 @@ TESTED := $(STREAMS) fusion pkd wise reskd_teacher reskd_baseline reskd flow p_s
 
 runs/demo/report.html: $(TESTED:%=runs/demo/%/test.json) runs/demo/fusion/predictions.jsonl
 	$(BIN)/streamkd report --runs runs/demo --videos "[$$(ls $(UNSEEN) | sed -n '1p;6p;8p' | paste -sd,)]"
+
+# Experiments of a data set, in order, and their results beside the paper's. What is done is not repeated.
+CHAINS := ucf101 hmdb51 activitynet fcvid mini-kinetics ssv2 kinetics400 kinetics-subset
+.PHONY: $(CHAINS) $(CHAINS:%=%-dry)
+reproduce = $(BIN)/streamkd reproduce $(subst -,_,$(1)) $(if $(DATA),--data '$(DATA)') $(if $(SPLIT),--split $(SPLIT)) \
+	$(if $(SEED),--seed $(SEED)) $(if $(FRACTION),--fraction $(FRACTION)) \
+	$(if $(EXPERIMENTS),--experiments '[$(EXPERIMENTS)]') $(if $(OPTIONS),--options '{$(OPTIONS)}')
+
+ucf101: ## PKD, WISE, IP TSN on UCF-101: DATA=its folder SPLIT=1; FRACTION=0.01: a rehearsal; ucf101-dry: commands alone
+hmdb51: ## the same on HMDB-51
+kinetics-subset: ## IP TSN on a part of Kinetics-400
+activitynet: ## ResKD on ActivityNet
+fcvid: ## ResKD on FCVID
+mini-kinetics: ## ResKD on Mini-Kinetics
+ssv2: ## ResKD on Something-Something V2
+kinetics400: ## ResKD on Kinetics-400, SlowOnly and Swin
+
+$(CHAINS): $(VENV)/.installed
+	@$(call reproduce,$@)
+
+$(CHAINS:%=%-dry): $(VENV)/.installed
+	@$(call reproduce,$(@:-dry=)) --dry_run
+
+results: $(VENV)/.installed ## what finished runs came to, into configs/README.md
+	$(BIN)/streamkd results --output configs/README.md
 
 demo-figures: $(VENV)/.installed ## the demo over 3 seeds, with the I-frame network at 56 pixels too (25 minutes)
 	$(BIN)/python tests/benchmarks/demo_figures.py

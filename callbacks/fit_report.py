@@ -9,12 +9,14 @@ from typing_extensions import override
 from callbacks.all_ranks import gather_objects
 from callbacks.run_checkpoints import RunCheckpoints
 from datamodules.whole_file import open_whole
+from lightning_modules.analysis.hardware import hardware
 
 
 class FitReport(pl.Callback):
     """Writes limits, epochs, steps, seconds, last metrics and the videos that could not be read, whole or in part.
 
-    Runs on `on_fit_end`, so not after an error.
+    Of a run that was resumed, seconds are those of all its processes, hardware is that of the last. Runs on
+    `on_fit_end`, so not after an error.
 
     Args:
         path: the file to write.
@@ -34,6 +36,7 @@ class FitReport(pl.Callback):
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             **_best(trainer),
+            "hardware": hardware(trainer.strategy.root_device, trainer.world_size),
             "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
             "damaged": sorted(set().union(*damaged)),
             "failures": [{"path": path, "reason": reason} for path, reason in sorted(set().union(*failures))],

@@ -14,6 +14,7 @@ from typing_extensions import override
 from callbacks.all_ranks import gather_objects
 from datamodules.clip import ClipBatch, LazyClipBatch
 from datamodules.whole_file import open_whole
+from lightning_modules.analysis.hardware import hardware
 
 
 @dataclass
@@ -166,6 +167,7 @@ class TestReport(pl.Callback):
             "seconds": round(self._seconds, 3),
             "seconds_per_video": round(self._seconds / videos, 6),
             "read_seconds_per_video": round(tally.read_seconds / videos, 6),
+            "hardware": hardware(trainer.strategy.root_device, trainer.world_size),
             "classes": list(getattr(getattr(trainer, "datamodule", None), "classes", None) or []),
             "confusion": None if tally.confusion is None else tally.confusion.tolist(),
             "damaged": tally.damaged,

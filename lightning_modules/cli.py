@@ -109,10 +109,16 @@ COMMANDS = {
     ),
     "reencode": Command("datamodules.reencode_video.reencode_video", "Re-encode a video whose vectors cannot be read."),
     "report": Command("lightning_modules.report.write_report", "Write one HTML page about finished runs."),
+    "reproduce": Command(
+        "lightning_modules.reproduce.reproduce",
+        "Run the experiments on a data set in order, and compare them with what papers report.",
+        is_positional=True,
+    ),
     "resolutions": Command(
         "lightning_modules.resolution_comparison.compare_resolutions",
         "Draw accuracy over resolution and cost, of runs trained at several.",
     ),
+    "results": Command("lightning_modules.results.write_results", "Write a table of finished runs into a README."),
     "show": Command("datamodules.visualise.show.show", "Show what a compressed video holds.", is_positional=True),
     "trade-off": Command(
         "lightning_modules.trade_off_comparison.compare_trade_offs",

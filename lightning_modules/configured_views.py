@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
@@ -54,13 +53,6 @@ class ConfiguredViews:
             frames, channels, height, width = reader.shapes[stream]
             shapes[stream] = (num_frames or frames, channels, size or height, size or width)
         return cls(shapes, reader.num_views)
-
-
-def read_experiment(path: Path) -> dict[str, Any]:
-    """The configuration with the files that it names by relative paths, e.g. `data: ../data/x.yaml`."""
-    config = yaml.safe_load(path.read_text())
-    bodies = {key: path.parent / value for key, value in config.items() if str(value).endswith(".yaml")}
-    return {**config, **{key: read_experiment(body) for key, body in bodies.items()}}
 
 
 def _build_data(config: Mapping[str, Any]) -> Any:

@@ -1,7 +1,6 @@
 """The command `streamkd cost`: what the networks of a configuration compute; nothing is trained or read but them."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -11,9 +10,10 @@ from torch import Tensor, nn
 from lightning_modules.analysis.cost import Convention, cost_of
 from lightning_modules.checkpoints import build_network, without_weights
 from lightning_modules.configured_network import lookup
-from lightning_modules.configured_views import ConfiguredViews, read_experiment
+from lightning_modules.configured_views import ConfiguredViews
 from lightning_modules.console_table import print_table
 from lightning_modules.exit_networks import ExitNetworks, attach_exits, load_exit_networks
+from lightning_modules.experiment_file import read_experiment
 from lightning_modules.networks.early_exit import EarlyExitNetworks
 
 
@@ -41,14 +41,35 @@ def print_cost(
         ValueError: the file has no network, or no data that give its stream.
         FileNotFoundError: a checkpoint of a network with exits is missing.
     """
-    experiment = read_experiment(Path(config))
+    networks, clips, num_views = _tested(config, num_frames, size)
+    print_table(_totals(networks, clips, num_views))
+    model, inputs = _joined(networks, clips)
+    print(f"\n{cost_of(model, inputs, convention=convention).table(depth)}")
+
+
+def video_cost(config: str) -> int:
+    """Multiply-adds of a test video, all its views through all networks and exits.
+
+    Args:
+        config: as in `print_cost`; the `config.yaml` of a run serves too.
+
+    Raises:
+        ValueError, FileNotFoundError: as `print_cost`.
+    """
+    networks, clips, num_views = _tested(config)
+    return num_views * cost_of(*_joined(networks, clips)).total
+
+
+def _tested(
+    config: str, num_frames: int | None = None, size: int | None = None
+) -> tuple[dict[str, nn.Module], dict[str, Tensor], int]:
+    """Networks and clips (1, T, C, H, W) by stream, on the meta device, and the number of views of a video."""
+    experiment = read_experiment(config)
     networks = _networks(config, experiment)
     views = ConfiguredViews.of(config, experiment, networks, num_frames, size)
     with torch.device("meta"):
         clips = {stream: torch.empty(1, *views.shapes[stream]) for stream in networks}
-    print_table(_totals(networks, clips, views.number))
-    model, inputs = _joined(networks, clips)
-    print(f"\n{cost_of(model, inputs, convention=convention).table(depth)}")
+    return networks, clips, views.number
 
 
 def _networks(path: str, experiment: Mapping[str, Any]) -> dict[str, nn.Module]:

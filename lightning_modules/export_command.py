@@ -16,8 +16,9 @@ import torch
 from datamodules.stream_views import HIGH
 from datamodules.transforms import normalisation
 from datamodules.whole_file import open_whole, written_whole
-from lightning_modules.configured_views import ConfiguredViews, read_experiment
+from lightning_modules.configured_views import ConfiguredViews
 from lightning_modules.deployed_networks import DeployedNetwork, read_deployed
+from lightning_modules.experiment_file import read_experiment
 from lightning_modules.export_formats import FORMATS, INPUT, OUTPUT, Format, compare, trace
 from lightning_modules.networks.used_part import used_part
 from lightning_modules.run_directory import RunDirectory

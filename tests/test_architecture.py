@@ -17,6 +17,8 @@ PURE = (
     "datamodules.bitstream",
 )
 COMMANDS = (
+    "lightning_modules.chain",
+    "lightning_modules.chain_checks",
     "lightning_modules.cli",
     "lightning_modules.cost_command",
     "lightning_modules.data_command",
@@ -28,6 +30,8 @@ COMMANDS = (
     "lightning_modules.loggers",
     "lightning_modules.wandb_run",
     "lightning_modules.report",
+    "lightning_modules.reproduce",
+    "lightning_modules.results",
     "lightning_modules.flatness_comparison",
     "lightning_modules.trade_off_comparison",
     "lightning_modules.resolution_comparison",

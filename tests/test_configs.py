@@ -15,6 +15,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 README = (CONFIGS / "README.md").read_text()
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "sweeps")
 EXPERIMENTS = [path for path in FILES if "model" in yaml.safe_load(path.read_text())]
+CHAINS = [path for path in FILES if path.name == "chain.yaml"]
 DATA_SETS = [path for path in FILES if path.name == "annotations.yaml" and path.parent.name != "demo"]
 
 
@@ -72,7 +73,7 @@ def test_cosine_schedules_end_with_the_run(path: Path, parse: Any) -> None:
         assert steps_by != "epoch" or schedule.init_args.T_max == config.trainer.max_epochs
 
 
-@pytest.mark.parametrize("path", sorted(set(FILES) - set(EXPERIMENTS) - set(DATA_SETS)), ids=name)
+@pytest.mark.parametrize("path", sorted(set(FILES) - {*EXPERIMENTS, *DATA_SETS, *CHAINS}), ids=name)
 def test_shared_parts_are_used(path: Path) -> None:
     users = [other for other in EXPERIMENTS if _refers(other, path)]
     assert users, "no experiment refers to this file"

@@ -1,13 +1,7 @@
-"""The recipes on UCF-101, HMDB-51 and a part of Kinetics: the papers' numbers, names that networks have, and the
-README's chains, run."""
+"""The recipes on UCF-101, HMDB-51 and a part of Kinetics: the papers' numbers, and names that networks have."""
 
 import copy
-import json
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,9 +45,6 @@ TRAINING = COVIAR | {
 # Learning rate, weight decay, batch and steps of TEAM-Net's code; learning rate of PKD on it.
 TEAM_NET = {"ucf101": (0.02, 1e-4, 78, [5, 10, 15], 0.01), "hmdb51": (0.02, 5e-4, 75, [10, 15, 20], 0.02)}
 TEAM_NET_EXPERIMENTS = ("team_net", "team_net_pkd", "team_net_wise")
-TINY_NETWORK = {"width": 4, "num_classes": 2, "weights": None, "sha256": None}
-TINY_DATA = "--data.size 32 --data.batch_size 4 --data.num_workers 0 --data.annotations.check_sizes false"
-TINY_TRAINER = "--trainer.accelerator cpu --trainer.check_val_every_n_epoch 1 --trainer.max_epochs"
 
 
 def read(data_set: str, experiment: str) -> dict[str, Any]:
@@ -335,129 +326,3 @@ def test_data_sets_differ_in_the_papers_numbers_and_in_paths_alone(experiment: s
 
 def networks_of(experiment: str) -> list[str]:
     return list(read("ucf101", experiment)["model"]["init_args"].get("networks", ()))
-
-
-@pytest.fixture
-def miniature(tmp_path: Path, tiny_videos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of a user with a UCF-101 of two classes, one clip a group; the networks are tiny."""
-    lists = tmp_path / "data/ucf101/ucfTrainTestlist"
-    lists.mkdir(parents=True)
-    (lists / "classInd.txt").write_text("1 Left\n2 Right\n")
-    for label in ("left", "right"):
-        list_clips(lists / "trainlist02.txt", label, 8, [*tiny_videos.glob(f"[tv][ra]*/{label}/*")])
-        list_clips(lists / "testlist02.txt", label, 1, [*tiny_videos.glob(f"test/{label}/*")])
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    for stream in CHANNELS:
-        path = tmp_path / f"configs/ucf101/{FILES.get(stream, stream)}.yaml"
-        config = yaml.safe_load(path.read_text())
-        config["model"]["init_args"]["network"]["init_args"] |= TINY_NETWORK
-        path.write_text(yaml.safe_dump(config))
-    path = tmp_path / "configs/ucf101/team_net.yaml"
-    config = yaml.safe_load(path.read_text())
-    for part in config["model"]["init_args"]["network"]["init_args"].values():
-        part["init_args"] |= TINY_NETWORK | {"shift_div": 2}
-    path.write_text(yaml.safe_dump(config))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def list_clips(path: Path, label: str, first_group: int, videos: list[Path]) -> None:
-    """Add videos of a class to an official list, and to the disk under the names of UCF-101."""
-    name = label.title()
-    number = f" {['left', 'right'].index(label) + 1}" if path.name.startswith("train") else ""
-    with path.open("a") as file:
-        for group, video in enumerate(sorted(videos), start=first_group):
-            clip = path.parents[1] / f"UCF-101/{name}/v_{name}_g{group:02d}_c01"
-            clip.parent.mkdir(parents=True, exist_ok=True)
-            clip.with_suffix(".mp4").symlink_to(video)
-            file.write(f"{name}/{clip.name}.avi{number}\n")
-
-
-def readme_commands(folder: Path, heading: str, **variables: str) -> list[list[str]]:
-    """What the chain below a heading of the README would call, by a shell whose commands only note their arguments."""
-    section = (ROOT / "configs/README.md").read_text().partition(f"\n## {heading}")[2].partition("\n## ")[0]
-    (block,) = re.findall(r"```bash\n(data_set=.*?)```", section, re.DOTALL)
-    for name, value in variables.items():
-        block = re.sub(rf"^{name}=\S+", f"{name}={value}", block, flags=re.MULTILINE)
-    (folder / "bin").mkdir()
-    for stub in (folder / "bin/lightning", folder / "bin/streamkd"):
-        stub.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\nprintf "\\n"\n')
-        stub.chmod(0o755)
-    path = f"{folder / 'bin'}:{os.environ['PATH']}"
-    done = subprocess.run(["bash", "-euc", block], env={"PATH": path}, capture_output=True, text=True, check=True)
-    return [line.split("\0")[:-1] for line in done.stdout.splitlines()]
-
-
-def tiny(command: list[str]) -> list[str]:
-    """A command at a tiny scale."""
-    if command[0] == "flow":
-        return [*command, *TINY_DATA.split(), "--num_workers", "0"]
-    stages = {"configs/ucf101/pkd.yaml": [1, 1, 1], "configs/ucf101/pkd_ip.yaml": [1, 2]}
-    lengths = next((stages[argument] for argument in command if argument in stages), [])
-    options = f"{TINY_DATA} {TINY_TRAINER} {sum(lengths) or 1}"
-    if any(f"configs/ucf101/{FILES.get(stream, stream)}.yaml" in command for stream in CHANNELS):
-        options += " --data.test_segments 2"
-    if "configs/ucf101/ip_tsn.yaml" in command:
-        options += " --data.num_segments 2"
-    return [*command, *options.split(), *(["--model.stages.lengths", str(lengths)] if lengths else [])]
-
-
-def test_the_readmes_chain_runs(miniature: Path, streamkd: Callable[..., int | None]) -> None:
-    commands = readme_commands(miniature, "The papers' recipes", data_set="ucf101", split="2")
-    assert len(commands) == 10
-    for command in commands:
-        assert streamkd(*tiny(command)) == 0, command
-    tests = {name: metrics_of(miniature / "runs/ucf101/split2" / name) for name in (*STREAMS, "pkd", "wise")}
-    assert {metrics["test/num_videos"] for metrics in tests.values()} == {5}
-    exits = [name for name in tests["wise"] if name.startswith("test/exited/")]
-    assert len(exits) == 12
-    assert sum(tests["wise"][name] for name in exits) == pytest.approx(1)
-
-
-def metrics_of(run: Path) -> dict[str, float]:
-    return json.loads((run / "test.json").read_text())["metrics"]
-
-
-def test_the_readmes_chain_of_ip_tsn_runs(miniature: Path, streamkd: Callable[..., int | None]) -> None:
-    pytest.importorskip("cv2")
-    commands = readme_commands(miniature, "Flow-distilled P-streams", data_set="ucf101", split="2")
-    assert len(commands) == 9
-    for command in commands:
-        assert streamkd(*tiny(command)) == 0, command
-    flow = list((miniature / "data/ucf101_flow").rglob("*.zip"))
-    assert len(flow) == 21, "of all splits: a teacher is tested"
-    assert streamkd(*tiny(["fit", *distillation_of(commands[-1])])) == 0, "the P-stream is a backbone too"
-    for network in (miniature / "runs/ucf101/split2").glob("*/checkpoints/best.ckpt"):
-        if "ip_tsn" not in network.parts:
-            network.unlink()
-    shutil.rmtree(miniature / "data/ucf101_flow")
-    assert streamkd(*tiny(commands[-1])) == 0, "its checkpoint holds both networks, and no flow is read"
-    assert not (miniature / "data/ucf101_flow").exists()
-    tested = metrics_of(miniature / "runs/ucf101/split2/ip_tsn")
-    assert tested["test/num_videos"] == 5
-    assert {name for name in tested if "top1_alone/" in name} == {
-        f"test/top1_alone/{stream}/final" for stream in ("iframe", P_STREAM)
-    }
-
-
-def distillation_of(test: list[str]) -> list[str]:
-    """The arguments of `pkd_ip.yaml` for the networks of a test of `ip_tsn.yaml`."""
-    return [argument.replace("ip_tsn", "pkd_ip") for argument in test[1:]]
-
-
-def test_team_net_runs_from_labels_to_early_exits(miniature: Path, streamkd: Callable[..., int | None]) -> None:
-    """Its checkpoint is a backbone with teachers, and that of its exits one for weighted inference."""
-    stages = ["--model.stages.lengths", "[1, 1, 1]"]
-    for verb, experiment, epochs, options in (
-        ("fit", "team_net", 1, []),
-        ("fit", "team_net_pkd", 3, stages),
-        ("fit", "team_net_wise", 1, []),
-        ("test", "team_net_wise", 1, ["--model.threshold", "chosen", "--data.lazy", "true"]),
-    ):
-        scale = f"{TINY_DATA} --data.annotations.split 2 {TINY_TRAINER} {epochs}".split()
-        assert streamkd(verb, "--config", f"configs/ucf101/{experiment}.yaml", *scale, *options) == 0
-    tested = metrics_of(miniature / "runs/ucf101/team_net_wise")
-    assert tested["test/num_videos"] == 5
-    exits = {name: value for name, value in tested.items() if name.startswith("test/exited/")}
-    assert exits.keys() == {f"test/exited/{TEAM}/{name}" for name in ("stem", "layer1", "layer2", "final")}
-    assert sum(exits.values()) == pytest.approx(1)

@@ -1,7 +1,6 @@
 """ResKD's recipes: the numbers of the paper and its public code, what the networks cost, and names that they have."""
 
 import re
-import subprocess
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -280,22 +279,6 @@ def test_swins_parameters_have_what_the_public_codes_keys_give(stem: str) -> Non
 
 def test_slow_only_has_no_rules() -> None:
     assert all("parameter_rules" not in options(SLOW_ONLY, stem, "model") for stem in CHAIN)
-
-
-@pytest.mark.parametrize("folder", [recipe[0] + recipe[1] for recipe in RECIPES])
-def test_the_readmes_chain_names_files_that_are_there(folder: str) -> None:
-    """By a shell whose `lightning` only tells its arguments."""
-    readme = (ROOT / "configs/README.md").read_text()
-    (block,) = re.findall(r"```bash\n(folder=.*?)```", readme, re.DOTALL)
-    name, suffix = next(recipe for recipe in RECIPES if "".join(recipe) == folder)
-    block = re.sub(
-        r"^suffix=\S*", f"suffix={suffix}", block.replace("folder=activitynet", f"folder={name}"), flags=re.M
-    )
-    shell = f'lightning() {{ echo "$@"; }}\n{block}'
-    told = subprocess.run(["bash", "-euc", shell], capture_output=True, text=True, check=True).stdout.splitlines()
-    expected = [path_of((name, suffix), stem) for stem in CHAIN for _ in ("fit", "test")]
-    assert [ROOT / line.split()[-1] for line in told] == expected
-    assert [line.split()[0] for line in told] == ["fit", "test"] * 3
 
 
 @each_recipe

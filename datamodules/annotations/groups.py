@@ -27,3 +27,9 @@ def check_fraction(key: str, fraction: float) -> None:
     """Raise ValueError where `fraction` is no share of groups that leaves some."""
     if not 0 <= fraction < 1:
         raise ValueError(f"{key}: expected a number from 0 to below 1, got {fraction}")
+
+
+def check_share(key: str, share: float) -> None:
+    """Raise ValueError where `share` is no share that has anything in it."""
+    if not 0 < share <= 1:
+        raise ValueError(f"{key}: expected a number above 0, up to 1, got {share}")

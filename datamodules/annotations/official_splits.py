@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from typing_extensions import override
 
-from datamodules.annotations.groups import check_fraction, first_share, shuffled
+from datamodules.annotations.groups import check_fraction, check_share, first_share, ranked, shuffled
 from datamodules.annotations.list_files import first_file
 from datamodules.annotations.missing_videos import accept_missing
 from datamodules.annotations.protocol import Annotations, Split, VideoRecord, check_known, check_split
@@ -57,6 +57,8 @@ class OfficialSplits(Annotations):
         seed: of the choice of these groups.
         max_missing: videos of a split that may be missing on the disk: a number, or a fraction (float) of the split.
         check_sizes: whether the lists must have as many videos and classes as the official ones.
+        fraction: share of the videos of every split that is used, to rehearse on few what is meant for all; which ones
+            depends on their names and `seed` alone.
     """
 
     default_lists: ClassVar[str] = "."
@@ -84,14 +86,16 @@ class OfficialSplits(Annotations):
         seed: int = 0,
         max_missing: int | float = 0,
         check_sizes: bool = True,
+        fraction: float = 1.0,
     ) -> None:
         check_fraction("val_fraction", val_fraction)
         check_tolerance("max_missing", max_missing)
+        check_share("fraction", fraction)
         self.root = Path(root)
         self.lists = self.root / (self.default_lists if lists is None else lists)
         self.folder = VideoFolder(self.root / videos)
         self.val_fraction, self.seed = val_fraction, seed
-        self.max_missing, self.check_sizes = max_missing, check_sizes
+        self.max_missing, self.check_sizes, self.fraction = max_missing, check_sizes, fraction
         self._lists: dict[Split, list[ListedVideo]] = {}
 
     @abstractmethod
@@ -113,7 +117,7 @@ class OfficialSplits(Annotations):
     @override
     def records(self, split: Split) -> list[VideoRecord]:
         check_split(split)
-        listed = self._side(split)
+        listed = self._used(self._side(split))
         if not listed:
             raise ValueError(f"{self.lists}: no video is left for split {split!r} (config key: val_fraction)")
         paths = [self.folder.find(video.names) for video in listed]
@@ -138,6 +142,12 @@ class OfficialSplits(Annotations):
         if self.has_val and self.tested_on == "test":
             return self._labelled(split)
         return self._carved[split]
+
+    def _used(self, listed: list[ListedVideo]) -> list[ListedVideo]:
+        if self.fraction == 1:
+            return listed
+        names = set(first_share(ranked((video.names[0] for video in listed), self.seed), self.fraction))
+        return [video for video in listed if video.names[0] in names]
 
     @cached_property
     def _carved(self) -> dict[Split, list[ListedVideo]]:

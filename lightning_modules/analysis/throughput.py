@@ -1,10 +1,8 @@
 """How many videos a network classifies in a second, with all that the figure depends on."""
 
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.analysis.evaluating import evaluating
+from lightning_modules.analysis.hardware import device_name, versions
 
 # Kernels are only queued on these devices; elsewhere a call returns when it is done.
 SYNCHRONISE: dict[str, Callable[[], None]] = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
@@ -102,19 +101,11 @@ def measure_throughput(
         num_views=num_views,
         clip=tuple(clips.shape[1:]),
         precision=_precision(network, clips.device),
-        device=_device_name(clips.device),
-        versions=_versions(clips.device),
+        device=device_name(clips.device),
+        versions=versions(clips.device),
         warm_up=warm_up,
         repeats=repeats,
     )
-
-
-def processor() -> str:
-    """The model as Linux knows it; elsewhere what Python knows."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _seconds(network: nn.Module, clips: Tensor) -> float:
@@ -139,14 +130,3 @@ def _precision(network: nn.Module, device: torch.device) -> str:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{processor()}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
-
-
-def _versions(device: torch.device) -> str:
-    versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}"
-    return f"{versions}, CUDA {torch.version.cuda}" if device.type == "cuda" else versions

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from datamodules.bitstream import CompressedVideo, build_index
 from datamodules.bitstream.index import VideoIndex
-from lightning_modules.analysis.throughput import processor
+from lightning_modules.analysis.hardware import processor
 from lightning_modules.freed_memory import keep_freed_memory
 
 OTHERS = ("least", "ours + open", "decord RGB", "PyAV RGB")

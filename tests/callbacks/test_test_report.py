@@ -1,6 +1,7 @@
 """test.json: counts against sklearn-like closed forms, and what cannot be read."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,7 @@ def test_report_of_a_test_run(tmp_path: Path) -> None:
     trainer: Any = SimpleNamespace(
         world_size=1,
         is_global_zero=True,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
         state=SimpleNamespace(fn="test"),
         ckpt_path="best.ckpt",
         callback_metrics={"test/top1": torch.tensor(0.5)},
@@ -56,6 +58,8 @@ def test_report_of_a_test_run(tmp_path: Path) -> None:
     assert written["metrics"] == {"test/top1": 0.5}
     assert written["confusion"] == [[1, 0], [1, 0]]
     assert written["num_videos"] == 2
+    assert f"{torch.get_num_threads()} threads, {os.cpu_count()} CPUs" in written["hardware"]["devices"]
+    assert f"PyTorch {torch.__version__}" in written["hardware"]["versions"]
     assert written["read_seconds_per_video"] == 1.0
     assert written["failures"] == [{"path": "c", "reason": "torn"}]
     assert written["classes"] == ["x", "y"]

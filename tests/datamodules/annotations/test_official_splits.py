@@ -86,6 +86,34 @@ class TestCarving:
             Letters(letters, seed=seed, check_sizes=False).records("train")
 
 
+class TestFraction:
+    def test_that_share_of_every_split_and_always_the_same_videos(self, letters, write):
+        few, all_of_it = Letters(letters, fraction=0.25), Letters(letters)
+        for split, count in {"train": 9, "val": 1, "test": 1}.items():
+            assert len(few.records(split)) == count
+            assert set(names(few, split)) <= set(names(all_of_it, split))
+        first = set(names(few, "train"))
+        write("train.txt", "\n".join(reversed((Path(letters) / "train.txt").read_text().split())))
+        assert set(names(Letters(letters, fraction=0.25), "train")) == first
+        assert set(names(Letters(letters, fraction=0.5), "train")) > first
+        assert set(names(Letters(letters, fraction=0.25, val_fraction=0), "train")) != first
+
+    def test_what_is_left_out_need_not_be_there(self, letters):
+        used = set(names(Letters(letters, fraction=0.25), "train"))
+        for path in (Path(letters) / "videos").iterdir():
+            if path.stem in names(Letters(letters), "train") and path.stem not in used:
+                path.unlink()
+                break
+        assert set(names(Letters(letters, fraction=0.25), "train")) == used
+        with pytest.raises(FileNotFoundError, match="1 of 36 listed videos are missing"):
+            Letters(letters).records("train")
+
+    @pytest.mark.parametrize("fraction", [0, -0.1, 1.1])
+    def test_no_share(self, letters, fraction):
+        with pytest.raises(ValueError, match="fraction: expected a number above 0, up to 1"):
+            Letters(letters, fraction=fraction)
+
+
 class TestValidatedSplits:
     def test_tested_on_the_official_val(self, letters):
         annotations = ValidatedLetters(letters)
