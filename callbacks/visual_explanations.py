@@ -12,7 +12,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks.spread_videos import Split, read_spread, spread
-from datamodules.clip import ClipBatch
+from datamodules.clip import ClipBatch, parts_of
+from datamodules.transforms import num_channels
 from datamodules.visualise.colors import motion_colors
 from datamodules.whole_file import open_whole
 from lightning_modules.agreement import stream_of
@@ -125,7 +126,7 @@ class VisualExplanations(pl.Callback):
         attention = attention_of(cast(Backbone, target.model), clips, depth=self.depth, power=self.power)
         frames = spread(clips.shape[1], self.shown_frames)
         maps = [frame * attention.shape[1] // clips.shape[1] for frame in frames]
-        return SeenVideos(_pictures(clips[:, frames]), attention[:, maps].float().cpu().numpy())
+        return SeenVideos(_pictures(_shown(target.stream, clips[:, frames])), attention[:, maps].float().cpu().numpy())
 
     def _record(
         self, targets: Mapping[str, AnalysisTarget], videos: Sequence[ClipBatch], classes: Sequence[str]
@@ -184,6 +185,14 @@ def _backbones(targets: Mapping[str, AnalysisTarget]) -> dict[str, AnalysisTarge
 def _clips(target: AnalysisTarget, videos: Sequence[ClipBatch]) -> Tensor:
     """(N, T, C, H, W), the first view of each video."""
     return torch.cat([stream_of(video, target.stream, target.model)[:1] for video in videos])
+
+
+def _shown(stream: str, clips: Tensor) -> Tensor:
+    """Of several streams joined (N, T, C, H, W) one, if possible with the three channels of a picture."""
+    parts = parts_of(stream)
+    if len(parts) == 1:
+        return clips
+    return max(clips.split([num_channels(part) for part in parts], dim=2), key=lambda part: part.shape[2])
 
 
 def _pictures(clips: Tensor) -> np.ndarray:

@@ -20,7 +20,7 @@ from lightning_modules.networks import resnet10
 from lightning_modules.recognition import RecognitionModule
 
 VIDEOS = {"val": range(100, 106), "test": range(9)}
-CHANNELS = {"iframe": 3, "mv": 2}
+CHANNELS = {"iframe": 3, "mv": 2, "mv+residual": 5}
 
 
 def clip(index: int, stream: str) -> torch.Tensor:
@@ -53,17 +53,19 @@ class Videos(LightningDataModule):
         return batch
 
 
-class TwoNetworks(RecognitionModule):
-    """Another network beside, and one without depths."""
+class ThreeNetworks(RecognitionModule):
+    """Two more networks beside, and one without depths."""
 
     def __init__(self) -> None:
         super().__init__(resnet10(3, width=2), "iframe")
         self.other = resnet10(3, 2, width=2)
+        self.joint = resnet10(3, 5, width=2)
         self.plain = nn.Linear(2, 3)
 
     def analysis_targets(self) -> dict[str, AnalysisTarget]:
         return super().analysis_targets() | {
             "motion/teacher": AnalysisTarget(self.other, "mv"),
+            "joint": AnalysisTarget(self.joint, "mv+residual"),
             "plain": AnalysisTarget(self.plain, "mv"),
         }
 
@@ -81,13 +83,17 @@ def test_both_pictures_with_their_data(
     tmp_path: Path, capsys: pytest.CaptureFixture, split: Any, chosen: list[int], shown: list[int]
 ) -> None:
     torch.manual_seed(0)
-    module = TwoNetworks()
+    module = ThreeNetworks()
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     callback = VisualExplanations(
         split=split, num_videos=3, shown_videos=2, shown_frames=2, depth="layer2", threshold=0.3, power=1.0
     )
     run_test(tmp_path, module, callback)
-    networks = {"iframe": ("iframe", module.network), "motion/teacher": ("mv", module.other)}
+    networks = {
+        "iframe": ("iframe", module.network),
+        "motion/teacher": ("mv", module.other),
+        "joint": ("mv+residual", module.joint),
+    }
     areas = json.loads((tmp_path / "receptive_field.json").read_text())
     fields = np.load(tmp_path / "receptive_field.npz")
     record = json.loads((tmp_path / "attention.json").read_text())
@@ -105,8 +111,9 @@ def test_both_pictures_with_their_data(
         np.testing.assert_allclose(maps[f"{name}/attention"], attention.numpy(), rtol=1e-4, atol=1e-6)
         assert maps[f"{name}/frames"].shape == (2, 2, 32, 40, 3)
         assert f"{area.pixels:,}" in capsys.readouterr().out or name != "iframe"
-    levels = np.stack([clip(index, "iframe")[0, [1, 3]].movedim(1, -1).numpy() for index in shown]).astype(int)
-    assert np.abs(maps["iframe/frames"] - levels).max() <= 2  # 0 and 254 became 0 and 255
+    for name, (stream, _) in networks.items():  # frames as they are, and of joined streams the residual
+        seen = np.stack([clip(index, stream)[0, [1, 3], -3:].movedim(1, -1).numpy() for index in shown]).astype(int)
+        assert stream == "mv" or np.abs(maps[f"{name}/frames"] - seen).max() <= 2  # 0 and 254 became 0 and 255
     for name in ("receptive_field", "attention"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
@@ -119,7 +126,7 @@ def test_refusals(tmp_path: Path) -> None:
         VisualExplanations(threshold=1.0)
     with pytest.raises(ValueError, match=r"`analysis_targets`, LightningModule has none.*`trainer.callbacks`"):
         VisualExplanations().setup(Trainer(logger=False), LightningModule(), "test")
-    module = TwoNetworks()
+    module = ThreeNetworks()
     module.analysis_targets = lambda: {"plain": AnalysisTarget(module.plain, "mv")}  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"`Backbone`\), came {'plain': 'Linear'}"):
         run_test(tmp_path, module, VisualExplanations())
