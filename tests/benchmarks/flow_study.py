@@ -34,16 +34,20 @@ FUSED = {
 }
 
 
-def teach(unit: DemoSeed, run: str, features: float, logits: float, *, start: bool = False) -> Score:
-    """A P-stream: weights of features and logits, whether it starts from its teacher."""
-    data = [f"--data.flow.cache={unit.folder / 'flow-cache'}"]
+def teach(
+    unit: DemoSeed, run: str, features: float, logits: float, *, stream: str = P_STREAM, start: bool = False
+) -> Score:
+    """A P-stream: weights of features and logits, what it sees, whether it starts from its teacher."""
+    data = [f"--data.streams=[{stream},flow]", f"--data.flow.cache={unit.folder / 'flow-cache'}"]
     if not features and not logits:
-        data = [f"--data.streams=[{P_STREAM}]", "--data.privileged=[]"]
+        data = [f"--data.streams=[{stream}]", "--data.privileged=[]"]
     return unit.score(
         "p_stream",
         run,
         *EPOCHS,
         *data,
+        f"--model.stream={stream}",
+        f"--model.network.in_channels={CHANNELS[stream]}",
         f"--model.teacher={unit.best('flow')}",
         f"--model.feature_weight={features}",
         f"--model.logit_weight={logits}",
@@ -88,6 +92,8 @@ def measure(unit: DemoSeed) -> Scores:
     best = max(WEIGHTS, key=lambda weight: features[weight].validation)
     scores |= {f"P: features x {weight:g}": score for weight, score in features.items()}
     scores["P: features, chosen weight"] = features[best]
+    for stream in ("mv", "residual"):
+        scores[f"{stream}: features"] = teach(unit, f"{stream}-features-{best:g}", best, 0, stream=stream)
     scores["P: logits"] = teach(unit, "p-logits", 0, 1)
     scores["P: both"] = teach(unit, "p-both", best, 1)
     scores["P: both, teacher start"] = teach(unit, "p-both-start", best, 1, start=True)
