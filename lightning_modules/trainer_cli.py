@@ -20,6 +20,7 @@ from callbacks.efficiency import Efficiency
 from callbacks.fit_report import FitReport
 from callbacks.partial_epoch import PartialEpoch
 from callbacks.plain_progress import PlainProgress
+from callbacks.preemption import Preemption
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.run_checkpoints import RunCheckpoints
 from callbacks.step_seeds import StepSeeds
@@ -203,7 +204,8 @@ class TrainerCLI(LightningCLI):
             every_n_steps=self.option("checkpoint_every_n_steps"),
         )
         seeds = StepSeeds(self.option("seed_everything"))
-        return [seeds, LearningRateMonitor(), PartialEpoch(), checkpoints, FitReport(run.fit_report)]
+        report = FitReport(run.fit_report)
+        return [seeds, LearningRateMonitor(), PartialEpoch(), report, checkpoints, Preemption(checkpoints)]
 
     def predict(self, **kwargs: Any) -> None:
         """Predict without keeping the outputs in memory: PredictionWriter has them."""
