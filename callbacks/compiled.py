@@ -33,8 +33,9 @@ class Compiled(pl.Callback):
         teacher = getattr(pl_module, "teacher", None)
         for network in [*_outermost(pl_module), *([teacher.network] if isinstance(teacher, FrozenTeacher) else [])]:
             for method in ("forward_stage", "forward_head"):
-                compiled = torch.compile(getattr(network, method), backend=self.backend, mode=self.mode)
-                setattr(network, method, compiled)
+                # Maps differ from stage to stage: sizes left open for that would be open in every stage.
+                options = {"backend": self.backend, "mode": self.mode, "dynamic": False}
+                setattr(network, method, torch.compile(getattr(network, method), **options))
 
 
 def _outermost(module: nn.Module) -> list[Backbone]:
