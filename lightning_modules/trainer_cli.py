@@ -1,5 +1,6 @@
 """The Trainer's verbs, fit, validate, test and predict, on one stable run directory per experiment."""
 
+import atexit
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,7 @@ class TrainerCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None, *, epilog: str | None = None) -> None:
         self.epilog = epilog
+        atexit.register(_leave_process_group)
         super().__init__(
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -210,6 +212,12 @@ class TrainerCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Predict without keeping the outputs in memory: PredictionWriter has them."""
         self.trainer.predict(**{**kwargs, "return_predictions": False})
+
+
+def _leave_process_group() -> None:
+    """Lightning does so for NCCL alone; threads of gloo may abort a process that ends with them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _as_list(value: Any) -> list[Any]:
