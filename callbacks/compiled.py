@@ -1,8 +1,10 @@
 """Compiles networks by `torch.compile` for training."""
 
+from collections.abc import Callable
+
 import lightning.pytorch as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_modules.frozen_teacher import FrozenTeacher
@@ -31,14 +33,16 @@ class Compiled(pl.Callback):
         # All stages of all networks share the code of one method, which by default is compiled 8 times at most.
         torch._dynamo.config.cache_size_limit = 256
         teacher = getattr(pl_module, "teacher", None)
-        for network in [*_outermost(pl_module), *([teacher.network] if isinstance(teacher, FrozenTeacher) else [])]:
+        for network in _outermost(pl_module) + ([teacher.network] if isinstance(teacher, FrozenTeacher) else []):
             for method in ("forward_stage", "forward_head"):
-                # Maps differ from stage to stage: sizes left open for that would be open in every stage.
-                options = {"backend": self.backend, "mode": self.mode, "dynamic": False}
-                setattr(network, method, torch.compile(getattr(network, method), **options))
+                setattr(network, method, self._compile(getattr(network, method)))
+
+    def _compile(self, method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        # Maps differ from stage to stage: sizes that are left open for that would be open in every stage.
+        return torch.compile(method, backend=self.backend, mode=self.mode, dynamic=False)
 
 
-def _outermost(module: nn.Module) -> list[Backbone]:
+def _outermost(module: nn.Module) -> list[nn.Module]:
     """The networks in a module, without those inside of networks, which are compiled with them."""
     if isinstance(module, Backbone):
         return [module]

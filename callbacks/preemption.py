@@ -53,8 +53,7 @@ class Preemption(Checkpoint):
     ) -> None:
         if trainer.fit_loop._should_accumulate():
             return
-        told = torch.tensor(self.told, device=trainer.strategy.root_device)
-        self.told = int(trainer.strategy.reduce(told, reduce_op="max"))
+        self.told = _most(trainer, self.told)
         if self.told and self.checkpoints.save_within_epoch(trainer, batch_idx):
             self._leave(trainer)
 
@@ -84,6 +83,13 @@ def _signals(trainer: pl.Trainer) -> dict[int, int]:
     if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
         return {signal.SIGTERM: STOP, environment.requeue_signal or signal.SIGUSR1: REQUEUE}
     return {signal.SIGTERM: STOP}
+
+
+def _most(trainer: pl.Trainer, told: int) -> int:
+    """Of what ranks were told; one by itself need not wait for its GPU."""
+    if trainer.world_size == 1:
+        return told
+    return int(trainer.strategy.reduce(torch.tensor(told, device=trainer.strategy.root_device), reduce_op="max"))
 
 
 def _requeue() -> None:

@@ -21,8 +21,8 @@ from callbacks.efficiency import Efficiency
 from callbacks.fit_report import FitReport
 from callbacks.partial_epoch import PartialEpoch
 from callbacks.plain_progress import PlainProgress
-from callbacks.preemption import Preemption
 from callbacks.prediction_writer import PredictionWriter
+from callbacks.preemption import Preemption
 from callbacks.run_checkpoints import RunCheckpoints
 from callbacks.step_seeds import StepSeeds
 from callbacks.test_report import TestReport
