@@ -1,5 +1,7 @@
 """Stores the weights of 2-D convolutions channels last (NHWC), which most CPUs and GPUs convolve faster."""
 
+from typing import Any
+
 import lightning.pytorch as pl
 from typing_extensions import override
 
@@ -7,8 +9,17 @@ from lightning_modules.networks.channels_last import store_channels_last
 
 
 class ChannelsLast(pl.Callback):
-    """Converts the module's weights; activations follow them. Results agree up to rounding. Runs on `setup`."""
+    """Converts the module's weights; activations follow them. Results agree up to rounding.
+
+    Runs on `setup` and, where networks come out of the checkpoint, on `on_load_checkpoint`. Twice is as good as once.
+    """
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        store_channels_last(pl_module)
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         store_channels_last(pl_module)

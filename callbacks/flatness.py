@@ -77,7 +77,8 @@ class Flatness(pl.Callback):
         if self.when == "fit":
             self._measure(trainer, pl_module)
 
-    # Lightning evaluates in inference mode, whose tensors no gradient passes through.
+    # Lightning evaluates in inference mode, whose tensors no gradient passes through; compiled code has no second one.
+    @torch.compiler.set_stance("force_eager")
     @torch.inference_mode(False)
     @torch.no_grad()
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

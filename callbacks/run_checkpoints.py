@@ -81,8 +81,8 @@ class RunCheckpoints(Checkpoint):
     ) -> None:
         step_before, self._step = self._step, trainer.global_step
         n = self.every_n_steps
-        if n and self._step // n > step_before // n and _loop_continues(trainer, batch_idx):
-            self._save(trainer, self.last)
+        if n and self._step // n > step_before // n:
+            self.save_within_epoch(trainer, batch_idx)
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -97,6 +97,13 @@ class RunCheckpoints(Checkpoint):
         self.stopped = trainer.should_stop  # an early stop that Lightning forgets
         self._save_if_best(trainer)
         self._save(trainer, self.last)
+
+    def save_within_epoch(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+        """Save `last.ckpt` after batch `batch_idx`, unless a validation or the epoch's end follows; whether it did."""
+        continues = _loop_continues(trainer, batch_idx)
+        if continues:
+            self._save(trainer, self.last)
+        return continues
 
     def _save_if_best(self, trainer: pl.Trainer) -> None:
         score = self._score(trainer)

@@ -32,6 +32,7 @@ from datamodules.stream_views import normalise_batch
 from datamodules.tolerance import tolerated
 from datamodules.transforms import FIXED_CROPS, CropOffsets, PixelCrop, RandomCrops, is_motion
 from datamodules.video_source import ReencodeCache, VideoSource, default_reencode_dir
+from datamodules.worker_signals import leave_signals_to_parent
 
 FitSplit = Literal["train", "val"]
 
@@ -319,6 +320,7 @@ class VideoDataModule(LightningDataModule):
             "sampler": sampler,
             "collate_fn": dataset.collate,
             "num_workers": self.num_workers,
+            "worker_init_fn": leave_signals_to_parent,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": self.pin_memory,
             "generator": torch.Generator().manual_seed(self.seed),

@@ -1,5 +1,6 @@
 """The Trainer's verbs, fit, validate, test and predict, on one stable run directory per experiment."""
 
+import atexit
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from callbacks.fit_report import FitReport
 from callbacks.partial_epoch import PartialEpoch
 from callbacks.plain_progress import PlainProgress
 from callbacks.prediction_writer import PredictionWriter
+from callbacks.preemption import Preemption
 from callbacks.run_checkpoints import RunCheckpoints
 from callbacks.step_seeds import StepSeeds
 from callbacks.test_report import TestReport
@@ -43,6 +45,7 @@ class TrainerCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None, *, epilog: str | None = None) -> None:
         self.epilog = epilog
+        atexit.register(_leave_process_group)
         super().__init__(
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -203,11 +206,18 @@ class TrainerCLI(LightningCLI):
             every_n_steps=self.option("checkpoint_every_n_steps"),
         )
         seeds = StepSeeds(self.option("seed_everything"))
-        return [seeds, LearningRateMonitor(), PartialEpoch(), checkpoints, FitReport(run.fit_report)]
+        report = FitReport(run.fit_report)
+        return [seeds, LearningRateMonitor(), PartialEpoch(), report, checkpoints, Preemption(checkpoints)]
 
     def predict(self, **kwargs: Any) -> None:
         """Predict without keeping the outputs in memory: PredictionWriter has them."""
         self.trainer.predict(**{**kwargs, "return_predictions": False})
+
+
+def _leave_process_group() -> None:
+    """Lightning does so for NCCL alone; threads of gloo may abort a process that ends with them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _as_list(value: Any) -> list[Any]:

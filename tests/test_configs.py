@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 README = (CONFIGS / "README.md").read_text()
-FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "sweeps")
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("sweeps", "trainer"))
 EXPERIMENTS = [path for path in FILES if "model" in yaml.safe_load(path.read_text())]
 CHAINS = [path for path in FILES if path.name == "chain.yaml"]
 DATA_SETS = [path for path in FILES if path.name == "annotations.yaml" and path.parent.name != "demo"]

@@ -1,5 +1,7 @@
-"""A run killed anywhere and resumed by the same command equals an undisturbed one, bit for bit."""
+"""A run killed or told to stop anywhere and resumed by the same command equals an undisturbed one, bit for bit."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,20 +11,23 @@ import torch
 import yaml
 
 KILLER = '''
-import os, signal
+import multiprocessing, os, subprocess
 from pathlib import Path
 from lightning.pytorch import Callback
 
 class Kill(Callback):
-    """Counts the events of a fit; kills the process, once in a run's life, at event `at`."""
+    """Counts the events of a fit; sends a signal to all its processes, once in a run's life, at event `at`."""
 
-    def __init__(self, marker: str, at: int = -1):
-        self.marker, self.at, self.events = Path(marker), at, []
+    def __init__(self, marker: str, at: int, number: int, environment: dict[str, str]):
+        self.marker, self.at, self.number, self.events = Path(marker), at, number, []
+        os.environ.update(environment)
 
     def event(self, name):
         if len(self.events) == self.at and not self.marker.exists():
             self.marker.write_text(name)
-            os.kill(os.getpid(), signal.SIGKILL)
+            for worker in multiprocessing.active_children():
+                subprocess.run(["kill", f"-{self.number}", str(worker.pid)])  # from outside
+            os.kill(os.getpid(), self.number)
         self.events.append(name)
 
     def setup(self, trainer, pl_module, stage):
@@ -59,7 +64,7 @@ class Kill(Callback):
 def run_with_kill(
     tmp_path: Path, tiny_config: Path, streamkd: Callable[..., int | None], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., dict[str, Any]]:
-    """Fit in `name`, killed at event `at` (-1: never) and started again.
+    """Fit in `name`, sent signal `number` at event `at` (-1: never), and started again.
 
     `changes` are laid over sections of the tiny configuration. Returns what it left, and the events of its last
     process.
@@ -67,17 +72,26 @@ def run_with_kill(
     (tmp_path / "killer.py").write_text(KILLER)
     monkeypatch.syspath_prepend(tmp_path)
 
-    def run(name: str, at: int = -1, *options: object, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        name: str,
+        at: int = -1,
+        *options: object,
+        changes: dict[str, Any] | None = None,
+        number: int = signal.SIGKILL,
+        environment: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
         marker = tmp_path / f"{name}.marker"
         config = yaml.safe_load(tiny_config.read_text())
         for section, values in (changes or {}).items():
             config[section] |= values
         config["run_dir"] = str(tmp_path / name)
-        config["trainer"]["callbacks"] = [{"class_path": "killer.Kill", "init_args": {"marker": str(marker), "at": at}}]
+        arguments = {"marker": str(marker), "at": at, "number": int(number), "environment": environment or {}}
+        channels_last = {"class_path": "callbacks.channels_last.ChannelsLast"}
+        config["trainer"]["callbacks"] = [{"class_path": "killer.Kill", "init_args": arguments}, channels_last]
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config))
         command = ("fit", "--config", path, *options)
-        assert streamkd(*command) == (0 if at < 0 else -9)
+        assert streamkd(*command) == (0 if at < 0 else -9 if number == signal.SIGKILL else 143)
         assert at < 0 or streamkd(*command) == 0, f"resuming failed after: {marker.read_text()}"
         return {"events": Path(f"{marker}.events").read_text().splitlines(), **_left_by(tmp_path / name)}
 
@@ -131,6 +145,56 @@ def test_workers_change_nothing(run_with_kill: Callable[..., dict[str, Any]]) ->
     undisturbed = run_with_kill("undisturbed")
     middle = [i for i, event in enumerate(undisturbed["events"]) if event == "batch start"][7]
     assert_same(run_with_kill("workers", middle, "--data.init_args.num_workers", 2), undisturbed)
+
+
+@pytest.mark.parametrize(("event", "steps_to_go"), [("batch start", 7), ("validation", 6)])
+def test_a_terminated_run_saves_the_step_it_is_in(
+    run_with_kill: Callable[..., dict[str, Any]], event: str, steps_to_go: int
+) -> None:
+    """Told in its third step, it has made three; a validation goes back to the last of the saves after every second.
+
+    Workers get the signal, too.
+    """
+    undisturbed = run_with_kill("undisturbed")
+    at = [i for i, name in enumerate(undisturbed["events"]) if name == event][2]
+    options = ("--data.init_args.num_workers", 1)
+    resumed = run_with_kill("terminated", at, *options, number=signal.SIGTERM)
+    assert_same(resumed, undisturbed)
+    assert resumed["events"].count("batch start") == steps_to_go
+
+
+SLURM = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
+SLURM |= {"SLURM_PROCID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "1"}
+ARRAY = {"SLURM_ARRAY_JOB_ID": "4700", "SLURM_ARRAY_TASK_ID": "3"}
+
+
+@pytest.mark.parametrize(
+    ("number", "job", "asked"),
+    [
+        pytest.param(signal.SIGUSR1, SLURM, "requeue 4711", id="job"),
+        pytest.param(signal.SIGUSR1, SLURM | ARRAY, "requeue 4700_3", id="array", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, SLURM, "", id="cancelled", marks=pytest.mark.slow),
+    ],
+)
+def test_a_slurm_job_that_ends_too_soon_is_put_back_into_the_queue(
+    run_with_kill: Callable[..., dict[str, Any]], tmp_path: Path, number: int, job: dict[str, str], asked: str
+) -> None:
+    """Told in the first part of an accumulated step, it has made that step, of two batches."""
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    scontrol.chmod(0o755)
+    environment = job | {"PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    changes = {"trainer": {"accumulate_grad_batches": 2}}
+    undisturbed = run_with_kill("undisturbed", changes=changes)
+    at = undisturbed["events"].index("batch start")
+    resumed = run_with_kill("stopped", at, changes=changes, number=number, environment=environment)
+    assert_same(resumed, undisturbed)
+    assert resumed["events"].count("batch start") == 8
+    assert (tmp_path / "asked").read_text().split("\n")[:-1] == [asked] if asked else not (tmp_path / "asked").exists()
+    assert {path.name for path in (tmp_path / "stopped").iterdir()} == {
+        path.name for path in (tmp_path / "undisturbed").iterdir()
+    }
 
 
 @pytest.fixture
