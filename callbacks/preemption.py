@@ -29,9 +29,10 @@ class Preemption(Checkpoint):
     So it does after the signal by which a SLURM job announces its end (SIGUSR1, or the ``requeue_signal`` of the
     plugin ``SLURMEnvironment``), and puts the job back into the queue, unless the plugin says ``auto_requeue: false``.
 
-    Ranks agree at the end of every step: one that was told tells all. In a validation, from which nothing can be
-    saved, each rank leaves by itself, and the run goes back to its last save. Runs on `on_train_start`,
-    `on_train_batch_end`, after the other callbacks, and `on_validation_batch_end`.
+    Ranks agree at the end of every step: one that was told tells all, who act on it a step later, so that nobody waits
+    for a GPU. In a validation, from which nothing can be saved, each rank leaves by itself, and the run goes back to
+    its last save. Runs on `on_train_start`, `on_train_batch_end`, after the other callbacks, and
+    `on_validation_batch_end`.
 
     Args:
         checkpoints: saves.
@@ -40,6 +41,7 @@ class Preemption(Checkpoint):
     def __init__(self, checkpoints: RunCheckpoints) -> None:
         self.checkpoints = checkpoints
         self.told = 0
+        self._told_by_all = torch.tensor(0)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -53,8 +55,9 @@ class Preemption(Checkpoint):
     ) -> None:
         if trainer.fit_loop._should_accumulate():
             return
-        self.told = _most(trainer, self.told)
-        if self.told and self.checkpoints.save_within_epoch(trainer, batch_idx):
+        told = self._tell_others(trainer)
+        self.told = max(self.told, told)
+        if told and self.checkpoints.save_within_epoch(trainer, batch_idx):
             self._leave(trainer)
 
     @override
@@ -70,6 +73,14 @@ class Preemption(Checkpoint):
 
         return handle
 
+    def _tell_others(self, trainer: pl.Trainer) -> int:
+        """The most that ranks told each other a step ago, the same on all; they do so again, without waiting for it."""
+        if trainer.world_size == 1:
+            return self.told
+        told = torch.tensor(self.told, device=trainer.strategy.root_device)
+        before, self._told_by_all = self._told_by_all, trainer.strategy.reduce(told, reduce_op="max")
+        return int(before)
+
     def _leave(self, trainer: pl.Trainer) -> None:
         rank_zero_only(print)(f"told to stop; the same command continues from {self.checkpoints.last}", flush=True)
         if self.told == REQUEUE and trainer.is_global_zero:
@@ -83,13 +94,6 @@ def _signals(trainer: pl.Trainer) -> dict[int, int]:
     if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
         return {signal.SIGTERM: STOP, environment.requeue_signal or signal.SIGUSR1: REQUEUE}
     return {signal.SIGTERM: STOP}
-
-
-def _most(trainer: pl.Trainer, told: int) -> int:
-    """Of what ranks were told; one by itself need not wait for its GPU."""
-    if trainer.world_size == 1:
-        return told
-    return int(trainer.strategy.reduce(torch.tensor(told, device=trainer.strategy.root_device), reduce_op="max"))
 
 
 def _requeue() -> None:
