@@ -26,7 +26,7 @@ from datamodules.index_cache import file_stamp
 from datamodules.whole_file import open_whole, written_whole
 
 _VERSION = 1
-_UNUSABLE = (OSError, ValueError, KeyError, TypeError)
+_UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 _CHANNELS_LAST, _CHANNELS_FIRST = (0, 1, 3, 4, 2), (0, 1, 4, 2, 3)
 
 
