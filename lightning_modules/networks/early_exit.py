@@ -69,10 +69,11 @@ class EarlyExitNetwork(nn.Module):
 
     def outputs(self, clip: Tensor) -> dict[str, Tensor]:
         """Classify clips as ``forward`` does, at every exit and by every head: (B, num_classes) logits by name."""
-        return self.outputs_of(self.features(clip))
+        run = self.exits(clip)
+        return dict(run) | self.forward_heads(run.maps)
 
     def features(self, clip: Tensor) -> dict[str, Tensor]:
-        """All that the frozen network gives ``outputs_of`` of clips, in one pass and without gradients.
+        """All that ``outputs`` takes from the frozen network, in one pass and without gradients.
 
         Returns:
             What each internal classifier sees, (B, T, channels, h, w) by the name of its exit; and the logits of the
@@ -84,7 +85,7 @@ class EarlyExitNetwork(nn.Module):
         return seen | {name: logits[:, None, :, None, None] for name, logits in own.items()}
 
     def outputs_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Classify clips at every exit and by every head, by what ``features`` made of them."""
+        """What ``outputs`` would say, by what ``features`` made of the clips."""
         own = {name: logits[:, 0, :, 0, 0] for name, logits in features.items() if name not in self.classifiers}
         return {name: classifier(features[name]) for name, classifier in self.classifiers.items()} | own
 

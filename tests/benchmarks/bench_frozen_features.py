@@ -8,7 +8,6 @@ those of a Trainer, without its start. Networks, batches and clips are those of 
 
 import argparse
 import logging
-import platform
 import tempfile
 import time
 import warnings
@@ -30,6 +29,7 @@ from callbacks.frozen_features import FrozenFeatures
 from datamodules.annotations import ClassFolders
 from datamodules.compressed_video import CompressedVideoDataModule
 from datamodules.demo import make_demo_data
+from lightning_modules.analysis.hardware import device_name, versions
 from lightning_modules.exit_networks import ExitNetworks
 from lightning_modules.freed_memory import keep_freed_memory
 from lightning_modules.losses import soft_target_cross_entropy
@@ -119,7 +119,8 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(0)
     console = Console(width=110)
-    console.print(f"{platform.machine()}, {torch.get_num_threads()} threads; torch {torch.__version__}")
+    cpu = torch.device("cpu")
+    console.print(f"{device_name(cpu)}; {versions(cpu)}; {arguments.videos} videos, {arguments.rounds} rounds")
     with tempfile.TemporaryDirectory() as folder:
         make_demo_data(Path(folder, "videos"), num_train=arguments.videos, num_val=12, num_test=12)
         epoch = Epoch(Path(folder))

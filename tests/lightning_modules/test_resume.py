@@ -179,6 +179,7 @@ def test_distillation_from_stored_features_killed_within_an_epoch_ends_with_the_
     resumed = run_with_kill("within the second stage", starts[7], changes=distillation)
     assert_same(resumed, undisturbed)
     assert resumed["events"].count("batch start") == len(starts) - 6, "from the last checkpoint"
+    assert len(list((tmp_path / "store").glob("*.bin"))) == 2, "of train and val, found again"
 
 
 @pytest.mark.slow
