@@ -110,10 +110,9 @@ class TestFit:
         ("data_options", "callbacks", "trainer_options"),
         [
             ({"eval_batch_size": 5}, [], {}),
-            ({"num_workers": 1}, [ChannelsLast()], {}),
-            ({}, [ChannelsLast()], {"precision": "bf16-mixed"}),
+            ({"num_workers": 1}, [ChannelsLast()], {"precision": "bf16-mixed"}),
         ],
-        ids=["as it is", "channels last", "bfloat16"],
+        ids=["as it is", "channels last, bfloat16"],
     )
     def test_in_order_equals_one_from_videos(
         self, build, make_data, tmp_path, data_options, callbacks, trainer_options
