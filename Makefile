@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 UT_INTERACTION ?= data/ut_interaction
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-resolution bench-streams bench-prepare results
+.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-features bench-resolution bench-streams bench-prepare results
 .SECONDARY:
 SHELL := bash
 .SHELLFLAGS := -e -o pipefail -c
@@ -113,6 +113,9 @@ bench-reader: $(VENV)/.installed ## time the reader against bare decoding, decor
 
 bench-distillation: $(VENV)/.installed ## time a distillation step and run against what they have to compute
 	$(BIN)/python tests/benchmarks/bench_distillation.py
+
+bench-features: $(VENV)/.installed ## time an epoch from stored features against what is left to compute, and one from videos
+	$(BIN)/python tests/benchmarks/bench_frozen_features.py
 
 bench-resolution: $(VENV)/.installed ## time a cross-resolution step, and inference by resolution
 	$(BIN)/python tests/benchmarks/bench_resolution.py

@@ -79,6 +79,8 @@ class ClipBatch:
         substituted: (B,) bool, training samples that stand in for an unreadable video.
         failures: evaluation videos left out of this batch; training ones replaced.
         num_views: V.
+        is_features: whether streams are not clips but what frozen networks made of them, under the names of their
+            outputs (`<stream>/<exit>`), whatever types they have.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -93,6 +95,7 @@ class ClipBatch:
     substituted: Tensor
     failures: list[Failure] = field(default_factory=list)
     num_views: int = 1
+    is_features: bool = False
 
     def __post_init__(self) -> None:
         if not self.streams:

@@ -1,7 +1,7 @@
 """Reads one video into network input: which frames, all streams from one decode of each GOP, which views."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from itertools import groupby
 from operator import itemgetter
@@ -144,6 +144,13 @@ class ClipReader:
     def read_options(self) -> dict[str, Any]:
         """What `read_positions` and `keep_positions` of a video are told besides places and streams."""
         return {"reference": self.reference, "colorspace": self.colorspace, "flow": self.flow}
+
+    @property
+    def recipe(self) -> dict[str, str]:
+        """What views depend on besides the video where nothing is drawn at random, by name."""
+        apart = ("source", "random_crops", "flow")
+        values = {field.name: repr(getattr(self, field.name)) for field in fields(self) if field.name not in apart}
+        return {**values, "flow": self.flow.name, "source": self.source.recipe}
 
     def narrowed(self, names: Collection[str]) -> "ClipReader":
         """The same reader for no other streams than those that these views are of."""

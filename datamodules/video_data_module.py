@@ -3,7 +3,7 @@
 How frames are read is up to the data modules that build on it, each for its kind of streams.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
@@ -22,6 +22,7 @@ from datamodules.clip_reader import ClipReader
 from datamodules.epoch_sampler import EpochSampler
 from datamodules.eval_loader import EvalDataLoader
 from datamodules.failure_ledger import FailureLedger
+from datamodules.feature_store import FeatureDataset, FeatureStore
 from datamodules.index_cache import IndexCache
 from datamodules.lazy_clip_dataset import LazyClipDataset
 from datamodules.low_resolution import LowResolution
@@ -35,6 +36,8 @@ from datamodules.video_source import ReencodeCache, VideoSource, default_reencod
 from datamodules.worker_signals import leave_signals_to_parent
 
 FitSplit = Literal["train", "val"]
+FitPart = Literal["train", "val"]  # what fit trains on, whichever split it is, and what it validates on
+AnyDataset = ClipDataset | LazyClipDataset | FeatureDataset
 
 
 class VideoDataModule(LightningDataModule):
@@ -55,11 +58,13 @@ class VideoDataModule(LightningDataModule):
             fewer as it takes to have no more frames in a batch than training has (but one video at least).
         num_workers: processes that read, per process that computes.
         pin_memory: None: where there is a CUDA device.
-        drop_last: whether training leaves out an incomplete last batch (never the only one).
+        drop_last: whether a shuffled fit leaves out an incomplete last batch (never the only one).
         seed: of order, sampling, augmentation and substitutes.
         fit_split: what fit iterates; "val" for whatever is fitted on validation data, such as fusion weights.
-        augment: whether fit shuffles, draws frames and geometry, and replaces bad videos. None: on "train" alone.
-            Off: every video once, in order, as in validation; the first again where ranks would be one short.
+        augment: whether fit draws frames and geometry, and replaces bad videos. None: on "train" alone. Off: videos
+            are read as in validation.
+        shuffle: whether fit has a new order every epoch, and leaves out what `drop_last` says. None: as `augment`.
+            Off: every video once, in order; the first again where ranks would be one short.
         sampling: "segments": spread over the video; "dense": `frame_stride` apart.
         frame_stride: for "dense".
         window: frames in the middle of a video that alone are drawn from, where lengths give the classes away; None:
@@ -105,6 +110,7 @@ class VideoDataModule(LightningDataModule):
         seed: int = 0,
         fit_split: FitSplit = "train",
         augment: bool | None = None,
+        shuffle: bool | None = None,
         sampling: SamplingMode = "segments",
         frame_stride: int = 8,
         window: int | None = None,
@@ -144,6 +150,7 @@ class VideoDataModule(LightningDataModule):
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.fit_split: FitSplit = fit_split
         self.augment = fit_split == "train" if augment is None else augment
+        self.shuffle = self.augment if shuffle is None else shuffle
         self.max_bad_videos, self.lazy = max_bad_videos, lazy
         stand_ins = None if reencode_dir is None else ReencodeCache(reencode_dir, reencode_size)
         self.reader = make_reader(
@@ -164,6 +171,7 @@ class VideoDataModule(LightningDataModule):
         self._known_classes: list[str] | None = None
         self._records: dict[str, list[VideoRecord]] = {}
         self._ledgers: dict[str, FailureLedger] = {}
+        self._features: dict[FitPart, FeatureStore] = {}
 
     @property
     def streams(self) -> list[str]:
@@ -205,33 +213,43 @@ class VideoDataModule(LightningDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Lists the files; nothing is opened."""
+        """Lists the files; nothing is opened. What `serve_features` gave ends here."""
+        self._features = {}
         splits = {"fit": self.fit_split, "validate": "val", "test": "test", "predict": "predict"}
         self.records(splits[stage])
 
     @override
     def train_dataloader(self) -> ResumableDataLoader:
-        dataset = self._dataset(self.fit_split, self.reader, augment=self.augment)
-        sampler = self._sampler(dataset, shuffle=self.augment, repeat=not self.augment)
-        drop_last = self.augment and self.drop_last and len(sampler) >= self.batch_size
+        dataset = self._stored("train", self._dataset(self.fit_split, self.reader, augment=self.augment))
+        sampler = self._sampler(dataset, shuffle=self.shuffle, repeat=not self.shuffle)
+        drop_last = self.shuffle and self.drop_last and len(sampler) >= self.batch_size
         options = self._loader_options(dataset, sampler) | {"drop_last": drop_last}
         return ResumableDataLoader(dataset, batch_size=self.batch_size, **options)
 
     @override
     def val_dataloader(self) -> DataLoader:
-        return self._eval_loader("val", self.eval_reader, self.eval_batch_size or self.batch_size)
+        dataset = self._stored("val", self._dataset("val", self.eval_reader))
+        return self._eval_loader(dataset, self._val_batch_size)
 
     @override
     def test_dataloader(self) -> DataLoader:
-        return self._eval_loader("test", self.test_reader, self._test_batch_size, lazy=self.lazy)
+        return self._test_loader("test", self.test_reader)
 
     @override
     def predict_dataloader(self) -> DataLoader:
         source = self.test_reader.source
         source = replace(source, stand_ins=source.stand_ins or ReencodeCache(default_reencode_dir()))
-        return self._eval_loader(
-            "predict", replace(self.test_reader, source=source), self._test_batch_size, lazy=self.lazy
-        )
+        return self._test_loader("predict", replace(self.test_reader, source=source))
+
+    def every_clip(self, part: FitPart) -> DataLoader:
+        """The clips that a fit without augmentation sees, in file order; each rank has its share of them."""
+        if part == "val":
+            return self._eval_loader(self._dataset("val", self.eval_reader), self._val_batch_size)
+        return self._eval_loader(self._dataset(self.fit_split, self.reader), self.batch_size)
+
+    def serve_features(self, stores: Mapping[FitPart, FeatureStore]) -> None:
+        """Gives the fit that is set up the features of its videos, in batches like those of their clips."""
+        self._features = dict(stores)
 
     @override
     def on_after_batch_transfer(
@@ -251,7 +269,7 @@ class VideoDataModule(LightningDataModule):
             return batch if split is None else replace(batch, on_read=partial(self._count_unread, split))
         if split == "train" and not len(batch):
             raise _unreadable_batch(batch)
-        return normalise_batch(self.reader.views, batch)
+        return batch if batch.is_features else normalise_batch(self.reader.views, batch)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -291,7 +309,10 @@ class VideoDataModule(LightningDataModule):
         num_classes = self.num_classes if any(isinstance(r.label, tuple) for r in records) else 0
         return ClipDataset(records, reader, num_classes=num_classes, augment=augment, seed=self.seed)
 
-    def _sampler(self, dataset: ClipDataset, **order: bool) -> EpochSampler:
+    def _stored(self, part: FitPart, dataset: ClipDataset) -> ClipDataset | FeatureDataset:
+        return FeatureDataset(dataset, self._features[part]) if part in self._features else dataset
+
+    def _sampler(self, dataset: AnyDataset, **order: bool) -> EpochSampler:
         ranks = self.trainer.world_size if self.trainer else 1
         return EpochSampler(len(dataset), seed=self.seed, num_replicas=ranks, rank=self._rank, **order)
 
@@ -308,20 +329,28 @@ class VideoDataModule(LightningDataModule):
         videos = self.batch_size * self.reader.sampler.num_frames // frames_per_video
         return min(max(videos, 1), self.batch_size)
 
-    def _eval_loader(self, split: str, reader: ClipReader, batch_size: int, *, lazy: bool = False) -> DataLoader:
+    @property
+    def _val_batch_size(self) -> int:
+        return self.eval_batch_size or self.batch_size
+
+    def _test_loader(self, split: str, reader: ClipReader) -> DataLoader:
         samples = self._dataset(split, reader)
-        dataset = LazyClipDataset(samples) if lazy else samples
-        options = self._loader_options(dataset, self._sampler(samples, shuffle=False))
+        return self._eval_loader(LazyClipDataset(samples) if self.lazy else samples, self._test_batch_size)
+
+    def _eval_loader(self, dataset: AnyDataset, batch_size: int) -> DataLoader:
+        options = self._loader_options(dataset, self._sampler(dataset, shuffle=False))
         return EvalDataLoader(dataset, batch_size=batch_size, **options)
 
-    def _loader_options(self, dataset: ClipDataset | LazyClipDataset, sampler: EpochSampler) -> dict[str, Any]:
+    def _loader_options(self, dataset: AnyDataset, sampler: EpochSampler) -> dict[str, Any]:
         """A private generator: loading takes nothing from torch's global one, so that models can be resumed."""
+        # Features come out of memory: another process would take as long to hand them over.
+        num_workers = 0 if isinstance(dataset, FeatureDataset) else self.num_workers
         return {
             "sampler": sampler,
             "collate_fn": dataset.collate,
-            "num_workers": self.num_workers,
+            "num_workers": num_workers,
             "worker_init_fn": leave_signals_to_parent,
-            "persistent_workers": self.num_workers > 0,
+            "persistent_workers": num_workers > 0,
             "pin_memory": self.pin_memory,
             "generator": torch.Generator().manual_seed(self.seed),
         }

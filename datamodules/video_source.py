@@ -48,7 +48,7 @@ class ReencodeCache:
 
     def file_of(self, path: str) -> Path:
         """Where the stand-in for `path` is kept."""
-        key = repr((os.path.abspath(path), file_stamp(path), self._recipe)).encode()
+        key = repr((os.path.abspath(path), file_stamp(path), self.recipe)).encode()
         stem = os.fsdecode(os.fsencode(Path(path).stem)[:_MAX_STEM])
         return Path(self.directory) / f"{stem}-{hashlib.sha256(key).hexdigest()[:16]}.mp4"
 
@@ -66,7 +66,8 @@ class ReencodeCache:
             _check_count(path, "re-encoded", build_index(unchecked).num_frames, done.num_frames)
 
     @property
-    def _recipe(self) -> str:
+    def recipe(self) -> str:
+        """How stand-ins are made."""
         size = "" if self.size is None else f" {self.size[0]}x{self.size[1]}"
         return f"{_RECIPE}{size}"
 
@@ -91,6 +92,11 @@ class VideoSource:
     indices: IndexCache
     stand_ins: ReencodeCache | None = None
     on_corrupt: OnCorrupt = "raise"
+
+    @property
+    def recipe(self) -> str:
+        """What is read of a video depends on besides the video."""
+        return repr((self.streams, self.on_corrupt, self.stand_ins and self.stand_ins.recipe))
 
     def open(self, path: str) -> CompressedVideo:
         """The video at `path`, or its stand-in; close it, or use it in a `with` block.

@@ -101,12 +101,15 @@ def load_exit_networks(path: str, *, key: str) -> ExitNetworks:
 def output_logits(networks: EarlyExitNetworks, batch: ClipBatch, device: torch.device) -> Tensor:
     """The logits of each exit and head, averaged over views: (B, K + heads, num_classes) float32.
 
-    They are in order of ``output_names``: the K exits are the first ones.
+    They are in order of ``output_names``: the K exits are the first ones. Of a batch that holds features, classifiers
+    alone are run.
     """
-    streams = {stream: stream_of(batch, stream, network) for stream, network in networks.networks.items()}
+    stored = batch.streams if batch.is_features else None
+    streams = stored or {stream: stream_of(batch, stream, network) for stream, network in networks.networks.items()}
     if len(batch) == 0:
         return torch.zeros(0, len(networks.output_names), networks.num_classes, device=device)
-    return average_views(networks.outputs(streams).float(), batch.num_views)
+    outputs = networks.outputs(streams) if stored is None else networks.outputs_of(stored)
+    return average_views(outputs.float(), batch.num_views)
 
 
 def _with_exits(config: dict[str, Any], layout: Any) -> dict[str, Any]:

@@ -72,16 +72,36 @@ class EarlyExitNetwork(nn.Module):
         run = self.exits(clip)
         return dict(run) | self.forward_heads(run.maps)
 
+    def features(self, clip: Tensor) -> dict[str, Tensor]:
+        """All that ``outputs`` takes from the frozen network, in one pass and without gradients.
+
+        Returns:
+            What each internal classifier sees, (B, T, channels, h, w) by the name of its exit; and the logits of the
+            network's own classifier and heads, (B, 1, num_classes, 1, 1).
+        """
+        run = self.exits(clip)
+        seen = dict(run.features())
+        own = {FINAL: seen.pop(FINAL)} | self.forward_heads(run.maps)
+        return seen | {name: logits[:, None, :, None, None] for name, logits in own.items()}
+
+    def outputs_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What ``outputs`` would say, by what ``features`` made of the clips."""
+        own = {name: logits[:, 0, :, 0, 0] for name, logits in features.items() if name not in self.classifiers}
+        return {name: classifier(features[name]) for name, classifier in self.classifiers.items()} | own
+
     @torch.no_grad()
     def forward_stage(self, name: str, maps: Tensor) -> Tensor:
         """The frozen backbone's step to the depth ``name``."""
         return self.backbone.forward_stage(name, maps)
 
+    @torch.no_grad()
+    def exit_maps(self, name: str, maps: Tensor) -> Tensor:
+        """What the classifier at the depth ``name`` sees of the map there (B, T, channels, h, w)."""
+        return self.backbone.exit_maps(name, maps)
+
     def forward_exit(self, name: str, maps: Tensor) -> Tensor:
         """The classifier at the depth ``name``: the map there (B, T, channels, h, w) -> (B, num_classes)."""
-        with torch.no_grad():
-            seen = self.backbone.exit_maps(name, maps)
-        return self.classifiers[name](seen)
+        return self.classifiers[name](self.exit_maps(name, maps))
 
     @torch.no_grad()
     def forward_head(self, maps: Tensor) -> Tensor:
@@ -126,12 +146,18 @@ class ExitRun(Iterator[tuple[str, Tensor]]):
         """Go on with some of the samples: indices, or (b,) bool over those that are still there."""
         self.maps = self.maps[chosen]
 
-    def _run(self) -> Iterator[tuple[str, Tensor]]:
+    def features(self) -> Iterator[tuple[str, Tensor]]:
+        """In place of the exits: what the classifier of each sees, and at the last one its logits."""
         for info in self.network.backbone.feature_info:
             self.maps = self.network.forward_stage(info.name, self.maps)
             if info.name in self.network.classifiers:
-                yield info.name, self.network.forward_exit(info.name, self.maps)
+                yield info.name, self.network.exit_maps(info.name, self.maps)
         yield FINAL, self.network.forward_head(self.maps)
+
+    def _run(self) -> Iterator[tuple[str, Tensor]]:
+        classifiers = self.network.classifiers
+        for name, seen in self.features():
+            yield name, classifiers[name](seen) if name in classifiers else seen
 
 
 class EarlyExitNetworks(nn.Module):
@@ -189,10 +215,21 @@ class EarlyExitNetworks(nn.Module):
         Returns:
             (B, K + heads, num_classes) logits in the order of ``output_names``.
         """
-        logits: dict[str, Tensor] = {}
-        for stream, network in self.networks.items():
-            assert isinstance(network, EarlyExitNetwork)
-            logits |= {f"{stream}/{name}": output for name, output in network.outputs(streams[stream]).items()}
+        logits = self._by_name(lambda stream, network: network.outputs(streams[stream]))
+        return torch.stack([logits[name] for name in self.output_names], dim=1)
+
+    def features(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All that the frozen networks give ``outputs_of``, by name of the output: see ``EarlyExitNetwork``."""
+        return self._by_name(lambda stream, network: network.features(streams[stream]))
+
+    def outputs_of(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Classify clips as ``outputs`` does, by what ``features`` made of them."""
+
+        def classify(stream: str, network: EarlyExitNetwork) -> dict[str, Tensor]:
+            names = (*network.exit_names, *network.heads)
+            return network.outputs_of({name: features[f"{stream}/{name}"] for name in names})
+
+        logits = self._by_name(classify)
         return torch.stack([logits[name] for name in self.output_names], dim=1)
 
     def exits(self, load: Callable[[str], Tensor]) -> "StreamExitRun":
@@ -203,6 +240,14 @@ class EarlyExitNetworks(nn.Module):
                 and has to leave out the samples that have left by then.
         """
         return StreamExitRun(self, load)
+
+    def _by_name(self, answers: Callable[[str, EarlyExitNetwork], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What ``answers`` says of each stream and its network, as ``<stream>/<name>``."""
+        return {
+            f"{stream}/{name}": answer
+            for stream, network in self.networks.items()
+            for name, answer in answers(stream, network).items()  # type: ignore[arg-type]
+        }
 
 
 class StreamExitRun(Iterator[tuple[str, Tensor]]):

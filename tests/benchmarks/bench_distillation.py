@@ -67,7 +67,7 @@ class Distillation:
 
     def __init__(self, networks: Networks) -> None:
         self.module = ProgressiveDistillationModule(dict.fromkeys(networks, ""))
-        self.module.adopt(ExitNetworks(EarlyExitNetworks(networks), {}, []))
+        self.module.adopt(ExitNetworks(EarlyExitNetworks(networks), {}, [], {}))
         self.module.train()
         self.optimizer = torch.optim.Adam(classifiers_of(networks))
 

@@ -169,6 +169,21 @@ class TestLoaders:
         assert [len(batch) for batch in first] == [4, 4, 2]
         assert_same(samples(first), samples(second))
 
+    def test_the_order_may_change_where_views_do_not(self, video_root):
+        data = make_data(video_root, augment=False, shuffle=True, batch_size=4)
+        first, second = (epoch_of(data, epoch) for epoch in (0, 1))
+        assert [len(batch) for batch in first] == [4, 4], "drop_last"
+        assert [batch.paths for batch in first] != [batch.paths for batch in second]
+        in_order = samples(epoch_of(make_data(video_root, augment=False)))
+        for seen in (samples(first), samples(second)):
+            assert_same(seen, {path: in_order[path] for path in seen})
+
+    def test_views_may_change_where_the_order_does_not(self, video_root):
+        data = make_data(video_root, shuffle=False, batch_size=4)
+        first, second = (samples(epoch_of(data, epoch)) for epoch in (0, 1))
+        assert [*first] == [*second] == [record.path for record in data.records("train")]
+        assert not any(torch.equal(first[path][2], second[path][2]) for path in list(first)[:3])
+
     def test_several_labels(self, video_root):
         (video_root / "list.txt").write_text("train/run/0.mp4 a,c\ntrain/run/1.mp4 b\n")
         annotations = VideoLists(str(video_root), train="list.txt", multi_label=True)

@@ -88,6 +88,33 @@ def few_videos(source: Path, target: Path, per_class: tuple[int, int]) -> Path:
 
 
 @pytest.mark.slow
+def test_two_ranks_compute_features_in_shares(
+    tiny_config: Path, tmp_path: Path, save_network: Callable[..., str]
+) -> None:
+    """A fit from them equals one from videos bit for bit, and a second one finds them."""
+    config = yaml.safe_load(tiny_config.read_text())
+    config["model"] = {
+        "class_path": "lightning_modules.progressive_distillation.ProgressiveDistillationModule",
+        "init_args": {
+            "networks": {"residual": save_network(tmp_path, "residual")},
+            "stages": {"class_path": "callbacks.ProgressiveStages", "init_args": {"teachers": ["own", "labels"]}},
+        },
+    }
+    config["data"]["init_args"] |= {"augment": False, "size": 32}
+    path = tmp_path / "pkd.yaml"
+    path.write_text(yaml.safe_dump(config))
+    store = ("--trainer.callbacks+=callbacks.frozen_features.FrozenFeatures", "--trainer.callbacks.folder", "store")
+    printed = []
+    for name, options in {"videos": (), "features": store, "again": store}.items():
+        command = ("fit", "--config", path, "--run_dir", tmp_path / name, *TWO_RANKS)
+        printed.append(run(*command, *(str(tmp_path / o) if o == "store" else o for o in options)))
+    assert ["features: 100 % of 10 videos" in text for text in printed] == [False, True, False]
+    for name in ("features", "again"):
+        torch.testing.assert_close(weights(tmp_path / name), weights(tmp_path / "videos"), rtol=0, atol=0)
+        assert (tmp_path / name / "metrics.csv").read_text() == (tmp_path / "videos" / "metrics.csv").read_text()
+
+
+@pytest.mark.slow
 def test_two_ranks_resume_where_they_were(tiny_config: Path, tmp_path: Path) -> None:
     """Extended from one epoch to two, a run equals one of two epochs: sums of both ranks are in the checkpoint."""
     command = ("fit", "--config", tiny_config, *TWO_RANKS)

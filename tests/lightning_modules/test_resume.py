@@ -86,8 +86,9 @@ def run_with_kill(
             config[section] |= values
         config["run_dir"] = str(tmp_path / name)
         arguments = {"marker": str(marker), "at": at, "number": int(number), "environment": environment or {}}
+        killer = {"class_path": "killer.Kill", "init_args": arguments}
         channels_last = {"class_path": "callbacks.channels_last.ChannelsLast"}
-        config["trainer"]["callbacks"] = [{"class_path": "killer.Kill", "init_args": arguments}, channels_last]
+        config["trainer"]["callbacks"] = [killer, channels_last, *config["trainer"].get("callbacks", [])]
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config))
         command = ("fit", "--config", path, *options)
@@ -228,6 +229,21 @@ def test_distillation_killed_in_a_stage_and_at_a_switch_ends_with_the_same_exits
     switch = events.index("epoch end") + 1
     for name, at in (("within the second stage", starts[7]), ("at the first switch", switch)):
         assert_same(run_with_kill(name, at, changes=distillation), undisturbed)
+
+
+@pytest.mark.parametrize("family", ["three networks"], indirect=True)
+def test_distillation_from_stored_features_killed_within_an_epoch_ends_with_the_same_exits(
+    run_with_kill: Callable[..., dict[str, Any]], distillation: dict[str, Any], tmp_path: Path
+) -> None:
+    distillation["data"]["init_args"] |= {"augment": False, "shuffle": True}
+    store = {"class_path": "callbacks.frozen_features.FrozenFeatures", "init_args": {"folder": str(tmp_path / "store")}}
+    distillation["trainer"]["callbacks"] = [store]
+    undisturbed = run_with_kill("undisturbed", changes=distillation)
+    starts = [i for i, event in enumerate(undisturbed["events"]) if event == "batch start"]
+    resumed = run_with_kill("within the second stage", starts[7], changes=distillation)
+    assert_same(resumed, undisturbed)
+    assert resumed["events"].count("batch start") == len(starts) - 6, "from the last checkpoint"
+    assert len(list((tmp_path / "store").glob("*.bin"))) == 2, "of train and val, found again"
 
 
 @pytest.mark.slow

@@ -58,6 +58,18 @@ def test_exits_are_the_classifiers_on_the_backbones_maps(network: EarlyExitNetwo
     assert torch.equal(network(clip), torch.stack(expected, dim=1))
 
 
+def test_outputs_are_those_of_what_the_frozen_part_gives(
+    networks: EarlyExitNetworks, streams: dict[str, Tensor]
+) -> None:
+    features = networks.features(streams)
+    assert set(features) == set(networks.output_names)
+    assert not any(maps.requires_grad for maps in features.values())
+    maps = networks.networks["mv"].backbone.forward_features(streams["mv"])
+    assert torch.equal(features["mv/layer2"], maps["layer2"])
+    assert features["mv/final"].shape == (4, 1, networks.num_classes, 1, 1)
+    torch.testing.assert_close(networks.outputs_of(features), networks(streams))
+
+
 def test_one_pass_runs_every_part_of_the_backbone_once(network: EarlyExitNetwork, clip: Tensor) -> None:
     calls: Counter[str] = Counter()
     for name, module in network.backbone.named_modules():
