@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch.utils._pytree import tree_map
 
 KILLER = '''
 import os, signal
@@ -14,7 +15,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 
 class Kill(Callback):
-    """Counts the events of a fit; kills the process, once in a run's life, at event `at`."""
+    """Lists the events of a fit; kills the process, once in a run's life, at event `at`."""
 
     def __init__(self, marker: str, at: int = -1):
         self.marker, self.at, self.events = Path(marker), at, []
@@ -24,8 +25,11 @@ class Kill(Callback):
             self.marker.write_text(name)
             os.kill(os.getpid(), signal.SIGKILL)
         self.events.append(name)
+        with open(f"{self.marker}.events", "a") as file:
+            print(name, file=file)
 
     def setup(self, trainer, pl_module, stage):
+        Path(f"{self.marker}.events").write_text("")
         save = trainer.save_checkpoint
 
         def save_checkpoint(path, *args):
@@ -34,6 +38,9 @@ class Kill(Callback):
             self.event(f"after {Path(path).name}")
 
         trainer.save_checkpoint = save_checkpoint
+
+    def on_train_start(self, trainer, pl_module):
+        self.event(f"from step {trainer.global_step}")
 
     def on_train_batch_start(self, *args):
         self.event("batch start")
@@ -49,34 +56,42 @@ class Kill(Callback):
 
     def on_train_epoch_end(self, *args):
         self.event("epoch end")
-
-    def on_fit_end(self, *args):
-        Path(f"{self.marker}.events").write_text("\\n".join(self.events))
 '''
 
 
 @pytest.fixture
+def fit_command(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, ...]]:
+    """Write the configuration of a fit in `name` with `Kill`, see `run_with_kill`; returns the command."""
+    (tmp_path / "killer.py").write_text(KILLER)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name: str, at: int = -1, changes: dict[str, Any] | None = None) -> tuple[Any, ...]:
+        config = yaml.safe_load(tiny_config.read_text())
+        for section, values in (changes or {}).items():
+            config[section] |= values
+        config["run_dir"] = str(tmp_path / name)
+        kill = {"marker": str(tmp_path / f"{name}.marker"), "at": at}
+        config["trainer"]["callbacks"] = [{"class_path": "killer.Kill", "init_args": kill}]
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return "fit", "--config", path
+
+    return write
+
+
+@pytest.fixture
 def run_with_kill(
-    tmp_path: Path, tiny_config: Path, streamkd: Callable[..., int | None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fit_command: Callable[..., tuple[Any, ...]], streamkd: Callable[..., int | None]
 ) -> Callable[..., dict[str, Any]]:
     """Fit in `name`, killed at event `at` (-1: never) and started again.
 
     `changes` are laid over sections of the tiny configuration. Returns what it left, and the events of its last
     process.
     """
-    (tmp_path / "killer.py").write_text(KILLER)
-    monkeypatch.syspath_prepend(tmp_path)
 
     def run(name: str, at: int = -1, *options: object, changes: dict[str, Any] | None = None) -> dict[str, Any]:
         marker = tmp_path / f"{name}.marker"
-        config = yaml.safe_load(tiny_config.read_text())
-        for section, values in (changes or {}).items():
-            config[section] |= values
-        config["run_dir"] = str(tmp_path / name)
-        config["trainer"]["callbacks"] = [{"class_path": "killer.Kill", "init_args": {"marker": str(marker), "at": at}}]
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(config))
-        command = ("fit", "--config", path, *options)
+        command = (*fit_command(name, at, changes), *options)
         assert streamkd(*command) == (0 if at < 0 else -9)
         assert at < 0 or streamkd(*command) == 0, f"resuming failed after: {marker.read_text()}"
         return {"events": Path(f"{marker}.events").read_text().splitlines(), **_left_by(tmp_path / name)}
@@ -173,6 +188,54 @@ def test_distillation_killed_at_every_event_ends_with_the_same_exits(
     undisturbed = run_with_kill("undisturbed", changes=distillation)
     for at in range(len(undisturbed["events"])):
         assert_same(run_with_kill(f"killed at {at}", at, changes=distillation), undisturbed)
+
+
+class Continued:
+    """Whether each process of a fit starts behind the last whole checkpoint."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.checkpoints, self.events = run_dir / "checkpoints", Path(f"{run_dir}.marker.events")
+        self.step = 0
+
+    def look(self) -> dict[str, Any]:
+        """Between two processes; both checkpoints may change."""
+        events = self.events.read_text().splitlines() if self.events.exists() else []
+        assert not events or events[0] == f"from step {self.step}"
+        self.events.unlink(missing_ok=True)
+        steps = {path.stem: torch.load(path)["global_step"] for path in self.checkpoints.glob("[!.]*")}
+        self.step = steps.get("last", 0)
+        return {}
+
+
+def _bytes_of(left: Any) -> Any:
+    """What a run has left, comparable bit for bit."""
+    return tree_map(lambda value: value.numpy().tobytes() if isinstance(value, torch.Tensor) else value, left)
+
+
+def check_random_kills(killing: Callable[..., Any], command: tuple[Any, ...], run_dir: Path, kills: int) -> None:
+    killing(
+        command, [run_dir], whole=Continued(run_dir).look, results=lambda: _bytes_of(_left_by(run_dir))
+    ).check(kills, share=0.3)
+
+
+@pytest.mark.slow
+def test_fit_killed_at_random_equals_an_undisturbed_one(
+    fit_command: Callable[..., tuple[Any, ...]], killing: Callable[..., Any], tmp_path: Path
+) -> None:
+    """With the processes that read for it."""
+    command = fit_command("killed", changes={"trainer": {"max_epochs": 6}})
+    check_random_kills(killing, (*command, "--data.num_workers", 2), tmp_path / "killed", 20)
+
+
+@pytest.mark.slow
+def test_distillation_killed_at_random_ends_with_the_same_exits(
+    fit_command: Callable[..., tuple[Any, ...]],
+    killing: Callable[..., Any],
+    distillation: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    distillation["trainer"]["max_epochs"] = 6
+    check_random_kills(killing, fit_command("killed", changes=distillation), tmp_path / "killed", 10)
 
 
 @pytest.mark.parametrize("norm", ["batch-statistics", "unfrozen"])
