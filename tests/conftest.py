@@ -31,6 +31,16 @@ from lightning_modules.cli import main
 multiprocessing.set_start_method("fork", force=True)
 main(args)
 """
+# In a process group of its own. Workers of a pool are forked as well: imports would take them longer than their work.
+GROUP = """
+import multiprocessing
+import os
+
+from datamodules import parallel
+
+os.setsid()
+parallel.get_context = lambda method: multiprocessing.get_context("fork")
+"""
 SPLITS = {"train": 5, "val": 3, "test": 2}  # videos a class; two classes
 
 
@@ -156,7 +166,7 @@ class Killing:
         start: see the fixture.
         command: without the program's name.
         folders: all that it writes.
-        whole: what is whole at the moment, and is to stay as it is.
+        whole: what is whole at the moment, and is to stay as it is; more and more.
         results: what is to be equal at the end.
         program: runs `args`.
         seed: of the moments.
@@ -175,7 +185,8 @@ class Killing:
     ) -> None:
         self.start, self.command, self.folders = start, command, folders
         self.whole, self.results = whole, results
-        self.program, self.random = f"import os\n\nos.setsid()\n{program}", Random(seed)
+        self.program, self.random = GROUP + program, Random(seed)
+        self.places: set[int] = set()
 
     def check(self, kills: int, *, share: float) -> None:
         """Kill it so often, and begin anew whenever it is done before; `share`: of its work, the most between kills."""
@@ -189,6 +200,7 @@ class Killing:
             left -= self._kill_until_done(left, share * seconds)
             assert self.results() == expected
             assert not self._leftovers()
+        assert len(self.places) > kills // 3, "they are spread over the work"
 
     def _kill_until_done(self, kills: int, seconds: float) -> int:
         """Returns how often it was killed before it was done."""
@@ -199,6 +211,7 @@ class Killing:
             assert before.items() <= whole.items()
             if is_done:
                 break
+            self.places.add(len(whole))
         assert is_done
         return count
 
