@@ -63,6 +63,7 @@ class Kill(Callback):
 def fit_command(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, ...]]:
     """Write the configuration of a fit in `name` with `Kill`, see `run_with_kill`; returns the command."""
     (tmp_path / "killer.py").write_text(KILLER)
+    (tmp_path / "kills").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(name: str, at: int = -1, changes: dict[str, Any] | None = None) -> tuple[Any, ...]:
@@ -70,7 +71,7 @@ def fit_command(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPat
         for section, values in (changes or {}).items():
             config[section] |= values
         config["run_dir"] = str(tmp_path / name)
-        kill = {"marker": str(tmp_path / f"{name}.marker"), "at": at}
+        kill = {"marker": str(tmp_path / "kills" / name), "at": at}
         config["trainer"]["callbacks"] = [{"class_path": "killer.Kill", "init_args": kill}]
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config))
@@ -90,7 +91,7 @@ def run_with_kill(
     """
 
     def run(name: str, at: int = -1, *options: object, changes: dict[str, Any] | None = None) -> dict[str, Any]:
-        marker = tmp_path / f"{name}.marker"
+        marker = tmp_path / "kills" / name
         command = (*fit_command(name, at, changes), *options)
         assert streamkd(*command) == (0 if at < 0 else -9)
         assert at < 0 or streamkd(*command) == 0, f"resuming failed after: {marker.read_text()}"
@@ -194,7 +195,7 @@ class Continued:
     """Whether each process of a fit starts behind the last whole checkpoint."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.checkpoints, self.events = run_dir / "checkpoints", Path(f"{run_dir}.marker.events")
+        self.checkpoints, self.events = run_dir / "checkpoints", run_dir.parent / f"kills/{run_dir.name}.events"
         self.step = 0
 
     def look(self) -> dict[int, None]:
@@ -213,9 +214,13 @@ def _bytes_of(left: Any) -> Any:
 
 
 def check_random_kills(killing: Callable[..., Any], command: tuple[Any, ...], run_dir: Path, kills: int) -> None:
-    killing(command, [run_dir], whole=Continued(run_dir).look, results=lambda: _bytes_of(_left_by(run_dir))).check(
-        kills, share=0.3
-    )
+    killing(
+        command,
+        [run_dir],
+        watched=[run_dir.parent / "kills"],
+        whole=Continued(run_dir).look,
+        results=lambda: _bytes_of(_left_by(run_dir)),
+    ).check(kills, share=0.6)
 
 
 @pytest.mark.slow
@@ -223,7 +228,7 @@ def test_fit_killed_at_random_equals_an_undisturbed_one(
     fit_command: Callable[..., tuple[Any, ...]], killing: Callable[..., Any], tmp_path: Path
 ) -> None:
     """With the processes that read for it."""
-    command = fit_command("killed", changes={"trainer": {"max_epochs": 6}})
+    command = fit_command("killed", changes={"trainer": {"max_epochs": 15}})
     check_random_kills(killing, (*command, "--data.num_workers", 2), tmp_path / "killed", 20)
 
 
@@ -234,7 +239,7 @@ def test_distillation_killed_at_random_ends_with_the_same_exits(
     distillation: dict[str, Any],
     tmp_path: Path,
 ) -> None:
-    distillation["trainer"]["max_epochs"] = 6
+    distillation["trainer"]["max_epochs"] = 12
     check_random_kills(killing, fit_command("killed", changes=distillation), tmp_path / "killed", 10)
 
 
