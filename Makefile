@@ -100,7 +100,7 @@ ut-interaction-figures: $(VENV)/.installed ## 60 real clips, 5 folds, 3 seeds (5
 test: $(VENV)/.installed ## run the tests (8 minutes at most on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(PYTEST_WORKERS)
 
-test-slow: $(VENV)/.installed ## run the long proofs: a kill at every step, 10,000 reads
+test-slow: $(VENV)/.installed ## run the long proofs: a kill at every step, 100 kills at random, 10,000 reads
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n $(PYTEST_WORKERS)
 
 lint: $(VENV)/.installed ## ruff and mypy

@@ -13,6 +13,8 @@ from datamodules.clip_dataset import failure_of
 from datamodules.clip_reader import ClipReader
 from datamodules.flow_cache import FlowCache
 from datamodules.parallel import mapped
+from datamodules.prepare import folders_of
+from datamodules.whole_file import remove_leftovers
 
 Outcome = Literal["made", "kept"]
 
@@ -53,6 +55,8 @@ def fill_flow(reader: ClipReader, paths: Sequence[str], *, num_workers: int | No
         raise ValueError("data.flow.cache: expected the folder to keep optical flow in, got none")
     import_opencv()
     cache = FlowCache(reader.flow.cache, reader.flow, reader.reference)
+    for directory in (cache.directory, *folders_of(reader.source)):
+        remove_leftovers(directory)
     paths = list(dict.fromkeys(paths))
     outcomes = list(mapped(partial(_fill, reader, cache), paths, num_workers, label="optical flow"))
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]

@@ -101,8 +101,9 @@ def _results(function: Callable[[_Item], _Result], items: Iterable[_Item], num_w
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
-        finally:
+        except BaseException:  # nobody waits for what has begun
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _follow_parent() -> None:

@@ -14,7 +14,7 @@ from datamodules.whole_file import written_whole
 
 _GOP_SIZE = 12
 _RECIPE = f"mpeg4 gop {_GOP_SIZE}, 2"  # 2: with the frame that a packed bitstream ends on
-_MAX_STEM = 200  # bytes of a name, of which file systems take 255 with all that is added
+_MAX_STEM = 190  # bytes of a name, of which file systems take 255 with all that is added
 
 
 def default_reencode_dir() -> str:

@@ -1,6 +1,8 @@
 """Files that are written whole or not at all, whatever kills the process."""
 
+import hashlib
 import os
+import platform
 import re
 import secrets
 import time
@@ -11,7 +13,8 @@ from typing import IO, Any
 
 PathLike = str | os.PathLike[str]
 
-_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8}|part)(\.\w+)?")
+# machine, process and 2 random bytes, or "part"
+_TEMPORARY = re.compile(r"\..*\.(?:([0-9a-f]{6})([0-9a-f]{6})[0-9a-f]{4}|part)(?:\.\w+)?")
 
 
 @contextmanager
@@ -25,7 +28,7 @@ def written_whole(path: PathLike, *, shared: bool = True) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    infix = secrets.token_hex(4) if shared else "part"
+    infix = f"{_machine()}{os.getpid() % 2**24:06x}{secrets.token_hex(2)}" if shared else "part"
     temporary = target.with_name(f".{target.stem}.{infix}{target.suffix}")
     try:
         yield temporary
@@ -56,13 +59,39 @@ def remove_leftovers(directory: PathLike, *, idle_seconds: float = 900) -> None:
 
     Args:
         directory: it need not exist.
-        idle_seconds: what was written to later than this ago may belong to a process that is alive, and stays.
+        idle_seconds: what was written to later than this ago may belong to a process that is alive, and stays, unless
+            the process was one of this machine and has ended.
     """
+    machine = _machine()
     for folder, _, names in os.walk(directory):
-        for path in (Path(folder, name) for name in names if _TEMPORARY.fullmatch(name)):
-            with suppress(FileNotFoundError):  # done, or removed by another
-                if time.time() - path.stat().st_mtime > idle_seconds:
-                    path.unlink()
+        for name, match in ((name, _TEMPORARY.fullmatch(name)) for name in names):
+            if match is not None:
+                is_left = match[1] == machine and _has_ended(int(match[2], 16))
+                with suppress(FileNotFoundError):  # done, or removed by another
+                    path = Path(folder, name)
+                    if is_left or time.time() - path.stat().st_mtime > idle_seconds:
+                        path.unlink()
+
+
+def _machine() -> str:
+    """Digest of where process ids are those of this process; a new one at each call where that is not known."""
+    try:
+        name = f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return secrets.token_hex(3)
+    return hashlib.sha256(name.encode()).hexdigest()[:6]
+
+
+def _has_ended(process: int) -> bool:
+    """Whether there is no such process, or what is left of it waits for its parent."""
+    try:
+        os.kill(process, 0)
+        state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
+    return state == "Z"
 
 
 def _sync(path: Path) -> None:

@@ -11,32 +11,34 @@ from typing_extensions import override
 
 from datamodules.annotations import SPLITS, Annotations
 from lightning_modules.chain import Step
-from lightning_modules.trainer_cli import TrainerCLI
+from lightning_modules.loggers import check_loggers
+from lightning_modules.trainer_cli import TrainerCLI, as_list
 
 
 def check_steps(steps: Sequence[Step]) -> None:
-    """Check options, data and classes of the fits among some steps; nothing is trained, and no video opened.
+    """Check options, data, classes and loggers of the fits among some steps; nothing is trained, no video opened.
 
     Raises:
         ArgumentError: an option that an experiment does not have, or a wrong value.
         FileNotFoundError: the data set, one of its lists or too many of its videos are not there.
         ValueError: lists of other sizes than the official ones, or networks that tell other classes apart.
         ModuleNotFoundError: OpenCV, which computes flow, is not there.
+        RunError: a logger's package is not there, or W&B knows no key.
     """
     if any(step.command[0] == "flow" for step in steps) and find_spec("cv2") is None:
         raise ModuleNotFoundError(
             "optical flow needs OpenCV: `pip install 'streamkd[flow]'`, or name others than what learns from flow in "
             "--experiments"
         )
+    configs = {step: _parse(step.command) for step in steps if step.command[0] == "fit"}
+    check_loggers(sorted({name for config in configs.values() for name in as_list(config.logger)}))
     known: dict[str, int] = {}
-    for step in steps:
-        if step.command[0] == "fit":
-            _check_fit(step, known)
+    for step, config in configs.items():
+        _check_classes(step, config, known)
 
 
-def _check_fit(step: Step, known: dict[str, int]) -> None:
+def _check_classes(step: Step, config: Namespace, known: dict[str, int]) -> None:
     """`known`: number of classes by annotations, each of which is read once."""
-    config = _parse(step.command)
     annotations = config.data.init_args.annotations
     if str(annotations) not in known:
         known[str(annotations)] = _num_classes(annotations)

@@ -159,7 +159,8 @@ def _run(args: list[str]) -> None:
     name = next(iter(args), "")
     if not name.startswith("-") and name not in [*VERBS, *COMMANDS]:
         raise ValueError(f"expected a command, one of {', '.join([*VERBS, *COMMANDS])}; got {name or 'none'}")
-    _quiet()
+    for message in QUIET_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     if name in COMMANDS:
         _run_plain(name, args[1:])
         return
@@ -167,6 +168,7 @@ def _run(args: list[str]) -> None:
     # Imported late: Lightning takes seconds that plain commands need not wait for.
     from lightning_modules.trainer_cli import TrainerCLI
 
+    _quiet_loggers()
     keep_freed_memory()
     TrainerCLI(args, epilog=f"plain commands, each with its own --help: {', '.join(COMMANDS)}")
 
@@ -191,12 +193,10 @@ def _with_values(args: list[str], function: Callable[..., Any]) -> list[str]:
     ]
 
 
-def _quiet() -> None:
-    """Silence what Lightning and PyTorch say of every run, and what is meant to be so here."""
+def _quiet_loggers() -> None:
+    """Silence what Lightning says of every run; when it is imported, it sets these levels itself."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in QUIET_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
 
 
 def _explain(error: BaseException) -> int:

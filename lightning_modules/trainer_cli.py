@@ -161,7 +161,7 @@ class TrainerCLI(LightningCLI):
         trainer = super().instantiate_trainer(
             default_root_dir=str(self.run_directory.path),
             logger=self._loggers(given["logger"]),
-            callbacks=[*_as_list(given["callbacks"]), *self._callbacks(given)],
+            callbacks=[*as_list(given["callbacks"]), *self._callbacks(given)],
             **kwargs,
         )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -176,12 +176,12 @@ class TrainerCLI(LightningCLI):
         names = self._logger_names()
         config = yaml.safe_load(self._config_to_save()) if names else {}
         named = [make_logger(name, self.run_directory, config) for name in names]
-        return [*own, *named, *(_as_list(given) if not isinstance(given, bool) else [])]
+        return [*own, *named, *(as_list(given) if not isinstance(given, bool) else [])]
 
     def _logger_names(self) -> list[LoggerName]:
         """Those of the key `logger`; `predict` and a trial by `trainer.fast_dev_run` log nothing."""
         is_silent = self.subcommand == "predict" or self.option("trainer.fast_dev_run")
-        return [] if is_silent else _as_list(self.option("logger"))
+        return [] if is_silent else as_list(self.option("logger"))
 
     def _callbacks(self, trainer: Namespace) -> list[pl.Callback]:
         """The callbacks every run has, beside those of `trainer.callbacks`."""
@@ -220,11 +220,12 @@ def _leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """Of an option that is one thing, several or none."""
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _has_progress_bar(callbacks: Any) -> bool:
-    return any(isinstance(callback, ProgressBar) for callback in _as_list(callbacks))
+    return any(isinstance(callback, ProgressBar) for callback in as_list(callbacks))

@@ -1,11 +1,18 @@
-"""A tiny data set of real videos, the configuration of a tiny run on it, and ways to run and inspect commands."""
+"""A tiny data set of real videos, the configuration of a tiny run on it, and ways to run, kill and inspect commands."""
 
 import multiprocessing
+import os
+import shutil
+import signal
 import struct
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -23,6 +30,16 @@ from lightning_modules.cli import main
 
 multiprocessing.set_start_method("fork", force=True)
 main(args)
+"""
+# In a process group of its own. Workers of a pool are forked as well: imports would take them longer than their work.
+GROUP = """
+import multiprocessing
+import os
+
+from datamodules import parallel
+
+os.setsid()
+parallel.get_context = lambda method: multiprocessing.get_context("fork")
 """
 SPLITS = {"train": 5, "val": 3, "test": 2}  # videos a class; two classes
 
@@ -109,8 +126,8 @@ def _tiny_config(videos: Path, run_dir: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def streamkd() -> Callable[..., int | None]:
-    """Run the command line in a process of its own; returns its exit status, -9 if it was killed.
+def start() -> Callable[..., BaseProcess]:
+    """Start a program such as `COMMAND_LINE`, with its `args`, in a process of its own.
 
     The processes are forked off a server that has imported everything: half a second each instead of five.
     """
@@ -120,13 +137,138 @@ def streamkd() -> Callable[..., int | None]:
         patch.setenv("OMP_NUM_THREADS", "1")
         forkserver.ensure_running()
 
-    def run(*args: object) -> int | None:
-        process = context.Process(target=exec, args=(COMMAND_LINE, {"args": [str(arg) for arg in args]}))
+    def start(program: str, *args: object) -> BaseProcess:
+        process = context.Process(target=exec, args=(program, {"args": [str(arg) for arg in args]}))
         process.start()
+        return process
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def streamkd(start: Callable[..., BaseProcess]) -> Callable[..., int | None]:
+    """Run the command line in a process of its own; returns its exit status, -9 if it was killed."""
+
+    def run(*args: object) -> int | None:
+        process = start(COMMAND_LINE, *args)
         process.join(120)
         return process.exitcode
 
     return run
+
+
+class Killing:
+    """A command that is killed at random moments of its work and started again, until it is done.
+
+    By SIGKILL, of its process and of all that it has started. Its work begins when it writes a file that is watched.
+
+    Args:
+        start: see the fixture.
+        command: without the program's name.
+        folders: all that it writes.
+        whole: what is whole at the moment, and is to stay as it is; more and more.
+        results: what is to be equal at the end.
+        watched: folders; None: those that it writes.
+        program: runs `args`.
+        seed: of the moments.
+    """
+
+    def __init__(
+        self,
+        start: Callable[..., BaseProcess],
+        command: Sequence[object],
+        folders: Sequence[Path],
+        *,
+        whole: Callable[[], dict[Any, Any]],
+        results: Callable[[], Any],
+        watched: Sequence[Path] | None = None,
+        program: str = COMMAND_LINE,
+        seed: int = 0,
+    ) -> None:
+        self.start, self.command, self.folders = start, command, folders
+        self.whole, self.results, self.watched = whole, results, folders if watched is None else watched
+        self.program, self.random = GROUP + program, Random(seed)
+        self.places: set[int] = set()
+
+    def check(self, kills: int, *, share: float) -> None:
+        """Kill it so often, and begin anew whenever it is done before; `share`: of its work, the most between kills."""
+        started = self._begin()
+        assert self._ends(started, 600)
+        seconds, expected, left = time.monotonic() - started[1], self.results(), kills
+        assert not self._leftovers()
+        while left:
+            for folder in self.folders:
+                shutil.rmtree(folder)
+            left -= self._kill_until_done(left, share * seconds)
+            assert self.results() == expected
+            assert not self._leftovers()
+        assert len(self.places) > kills // 5, "they are spread over the work"
+
+    def _kill_until_done(self, kills: int, seconds: float) -> int:
+        """Returns how often it was killed before it was done."""
+        whole = self.whole()
+        for count in range(kills + 1):
+            is_done = self._ends(self._begin(), self.random.uniform(0, seconds) if count < kills else 600)
+            before, whole = whole, self.whole()
+            assert before.items() <= whole.items()
+            if is_done:
+                break
+            self.places.add(len(whole))
+        assert is_done
+        return count
+
+    def _begin(self) -> tuple[BaseProcess, float]:
+        """The command at work, and since when."""
+        before, process = _times(self.watched), self.start(self.program, *self.command)
+        while process.exitcode is None and _times(self.watched).items() <= before.items():
+            time.sleep(0.01)
+        return process, time.monotonic()
+
+    def _ends(self, started: tuple[BaseProcess, float], seconds: float) -> bool:
+        """Whether it ends within `seconds`; kills it otherwise."""
+        process, since = started
+        process.join(max(since + seconds - time.monotonic(), 0))
+        if process.exitcode is not None:
+            assert process.exitcode == 0
+            return True
+        with suppress(ProcessLookupError):  # it ended just now
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        time.sleep(0.1)  # for those that it has started
+        return False
+
+    def _leftovers(self) -> list[Path]:
+        return [path for path in _times(self.folders) if path.name.startswith(".")]
+
+
+def _times(folders: Sequence[Path]) -> dict[Path, int]:
+    """Of change, of files that may vanish meanwhile."""
+    times = {}
+    for path in (path for folder in folders for path in folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            if not path.is_dir():
+                times[path] = path.stat().st_mtime_ns
+    return times
+
+
+@pytest.fixture(scope="session")
+def killing(start: Callable[..., BaseProcess]) -> Callable[..., Killing]:
+    """`Killing` of a command; a hundred kills in all, 40 of fits, 20 each of `prepare`, `flow` and `reproduce`."""
+
+    def make(command: Sequence[object], folders: Sequence[Path], **options: Any) -> Killing:
+        return Killing(start, command, folders, **options)
+
+    return make
+
+
+def stamps(paths: Iterator[Path]) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths if not path.name.startswith(".")}
+
+
+@pytest.fixture(scope="session")
+def stamps_of() -> Callable[[Iterator[Path]], dict[Path, tuple[int, int]]]:
+    """Tell files that have been replaced or written to, hidden ones aside: (inode, time of change) by path."""
+    return stamps
 
 
 class Parsed(Exception):

@@ -315,3 +315,57 @@ def test_a_chain_that_is_terminated_ends_its_command_first(activitynet: Path) ->
     saved = last.stat().st_mtime_ns
     time.sleep(3)
     assert last.stat().st_mtime_ns == saved
+
+
+FORKED_STEPS = """
+import multiprocessing
+
+from lightning_modules import cli, reproduce
+
+context = multiprocessing.get_context("fork")
+
+
+def run(command):
+    data = ["--num_workers", "0"] if command[0] in ("flow", "prepare") else []
+    process = context.Process(target=cli.main, args=([*command, *data],))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+reproduce._run = run
+cli.main(args)
+"""
+
+
+@pytest.mark.slow
+def test_the_chain_of_ucf101_killed_at_random_ends_with_the_same_results(
+    ucf101: Path, killing: Callable[..., Any], stamps_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    """All at once; runs that were finished, indices and flow that were whole stay as they are."""
+    pytest.importorskip("cv2")
+    runs, caches = Path("runs/ucf101/split2"), [tmp_path / "data/ucf101_index", tmp_path / "data/ucf101_flow"]
+    experiments = ["mv", "residual", "iframe", "pkd", "wise", "flow", "p_stream", "ip_tsn"]
+
+    def whole() -> dict[Path, Any]:
+        finished = stamps_of(path.parent / "checkpoints/best.ckpt" for path in runs.glob("*/fit.json"))
+        kept = stamps_of(path for cache in caches for path in cache.rglob("*") if path.is_file())
+        return finished | kept | {path: path.read_bytes() for path in runs.glob("*/*.json")}
+
+    def results() -> dict[str, Any]:
+        assert sorted(path.parent.name for path in runs.glob("*/test.json")) == sorted(experiments)
+        weights = {name: torch.load(runs / name / "checkpoints/best.ckpt")["state_dict"] for name in experiments}
+        return {
+            name: (metrics_of(runs / name), {key: value.numpy().tobytes() for key, value in state.items()})
+            for name, state in weights.items()
+        }
+
+    options = json.dumps(TINY)
+    command = ["reproduce", "ucf101", "--data", ucf101, "--split", 2, "--experiments", "[wise,ip_tsn]"]
+    killing(
+        [*command, "--options", options],
+        [tmp_path / "runs", *caches],
+        whole=whole,
+        results=results,
+        program=FORKED_STEPS,
+    ).check(20, share=0.12)

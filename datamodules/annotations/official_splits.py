@@ -18,7 +18,7 @@ from datamodules.annotations.list_files import first_file
 from datamodules.annotations.missing_videos import accept_missing
 from datamodules.annotations.protocol import Annotations, Split, VideoRecord, check_known, check_split
 from datamodules.annotations.split_size import check_num_classes, check_split_size
-from datamodules.annotations.video_files import VideoFolder
+from datamodules.annotations.video_files import VideoFolder, check_folder
 from datamodules.tolerance import check_tolerance
 
 SplitNumber = Literal[1, 2, 3]
@@ -109,6 +109,7 @@ class OfficialSplits(Annotations):
     @override
     @cached_property
     def classes(self) -> list[str]:
+        self._check_root()
         classes = self.read_classes()
         if self.check_sizes and self.num_classes:
             check_num_classes(classes, self.num_classes, where=str(self.lists))
@@ -129,12 +130,18 @@ class OfficialSplits(Annotations):
     def listed(self, split: Split) -> list[ListedVideo]:
         """The videos of an official list, in its order; read once."""
         if split not in self._lists:
+            self._check_root()
             self._lists[split] = self.read_split(split)
         return self._lists[split]
 
     def list_file(self, split: Split) -> Path:
         """The list of an official split, by the first of its names in `files` that is there."""
         return first_file(self.lists, self.files[split], "lists")
+
+    def _check_root(self) -> None:
+        """A data set that is not there is not taken for one that lacks a list."""
+        if not self.lists.is_dir():
+            check_folder(self.root, "root")
 
     def _side(self, split: Split) -> list[ListedVideo]:
         if split == "test":

@@ -3,12 +3,8 @@
 import errno
 import hashlib
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -239,51 +235,3 @@ def kill_within_the_third_video() -> None:
 def contents(cache: Path) -> dict[str, str]:
     """Hashes of the stand-ins: equal frames give equal files."""
     return {path.name: digest for path, (_, digest) in state(cache / "videos").items()}
-
-
-COMMAND = """
-import sys
-from pathlib import Path
-from datamodules.index_cache import IndexCache
-from datamodules.prepare import prepare_videos
-from datamodules.video_source import ReencodeCache, VideoSource
-
-if __name__ == "__main__":
-    cache, *paths = sys.argv[1:]
-    source = VideoSource(("mv",), IndexCache(f"{cache}/index"), ReencodeCache(f"{cache}/videos"))
-    assert not prepare_videos(source, paths, num_workers=2).failures
-"""
-
-
-@pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path, encode_theirs: Callable[..., None]) -> None:
-    """Each some time after a file more than before is whole, or after the start."""
-    paths = [str(tmp_path / f"{number:02d}.mp4") for number in range(120)]
-    encode_theirs(paths[0], codec="mpeg4", b_frames=2)
-    for path in paths[1:]:
-        shutil.copy(paths[0], path)
-    sources = state(tmp_path)
-    script = tmp_path / "command.py"
-    script.write_text(COMMAND)
-    command = [sys.executable, str(script)]
-    environment = os.environ | {"PYTHONPATH": str(Path(prepare.__file__).parents[1])}
-    subprocess.run([*command, str(tmp_path / "undisturbed"), *paths], check=True, env=environment)
-    rng, cache = random.Random(0), tmp_path / "cache"
-    for _ in range(20):
-        before = state(cache)
-        process = subprocess.Popen([*command, str(cache), *paths], env=environment)
-        while rng.random() < 0.8 and len(state(cache)) <= len(before):
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 0.1))
-        assert process.poll() is None, "killed before it is done"
-        process.kill()
-        process.wait()
-        time.sleep(0.5)  # its workers follow it
-        assert before.items() <= state(cache).items()
-    before = state(cache)
-    assert len(contents(cache)) < len(paths)
-    subprocess.run([*command, str(cache), *paths], check=True, env=environment)
-    assert before.items() <= state(cache).items()
-    assert contents(cache).keys() == contents(tmp_path / "undisturbed").keys()
-    assert contents(cache) == contents(tmp_path / "undisturbed")
-    assert sources.items() <= state(tmp_path).items()

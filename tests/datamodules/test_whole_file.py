@@ -52,24 +52,38 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one(tmp_path: Path)
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
+def write_until_killed(folder: Path) -> None:
+    with written_whole(folder / "a.mp4") as outer, written_whole(outer) as inner:
+        inner.touch()
+        outer.touch()
+        with open_whole(folder / "a.json"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    others = [tmp_path / name for name in ("clip.mp4", ".hidden.mp4", ".clip.0123456.mp4", "clip.01234567.mp4")]
-    dead, alive = tmp_path / "dead", tmp_path / "alive"
-    for folder in (dead, alive):
-        child = os.fork()
-        if child == 0:
-            with written_whole(folder / "a.mp4") as outer, written_whole(outer) as inner:
-                inner.touch()
-                outer.touch()
-                with open_whole(folder / "a.json"):
-                    os.kill(os.getpid(), signal.SIGKILL)
-        os.waitpid(child, 0)
-        assert len(os.listdir(folder)) == 3
-    for path in (*others, *dead.iterdir()):
+    """At once where the name tells the process, and later otherwise."""
+    others = [tmp_path / name for name in ("clip.mp4", ".hidden.mp4", ".clip.0123456.mp4", "clip.0123456789abcdef.mp4")]
+    foreign = [tmp_path / "long ago/.clip.0123456789abcdef.mp4", tmp_path / "now/.clip.0123456789abcdef.mp4"]
+    child = os.fork()
+    if child == 0:
+        write_until_killed(tmp_path / "dead")
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert len(os.listdir(tmp_path / "dead")) == 3
+    for path in (*others, *foreign):
+        path.parent.mkdir(exist_ok=True)
         path.touch()
+    for path in (*others, foreign[0]):
         os.utime(path, (time.time() - 1000, time.time() - 1000))
-    remove_leftovers(tmp_path)
-    remove_leftovers(tmp_path / "none")
-    assert not list(dead.iterdir())
-    assert len(list(alive.iterdir())) == 3
+    with written_whole(tmp_path / "alive/a.mp4") as outer, written_whole(outer) as inner:
+        inner.touch()
+        remove_leftovers(tmp_path)
+        remove_leftovers(tmp_path / "none")
+        assert [path.name for path in (tmp_path / "dead").iterdir()] == [".a.part.json"], "of any process"
+        assert inner.exists()
+    os.waitpid(child, 0)
+    assert [path.exists() for path in foreign] == [False, True]
     assert all(path.exists() for path in others)
+    part = tmp_path / "dead/.a.part.json"
+    os.utime(part, (time.time() - 1000, time.time() - 1000))
+    remove_leftovers(tmp_path)
+    assert not part.exists()

@@ -1,13 +1,20 @@
 """Families of networks with exits; checkpoints of stream networks as training leaves them, without training."""
 
-from collections.abc import Callable, Mapping
+import io
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 import torch
+import wandb
 
+from datamodules.bitstream import encode_frames
 from lightning_modules.checkpoints import build_network
 
 NETWORKS = "lightning_modules.networks"
@@ -114,3 +121,68 @@ def save_network(network_config: Callable[..., dict[str, Any]]) -> Callable[...,
         return str(path)
 
     return save
+
+
+@pytest.fixture(scope="session")
+def longer_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of one split and two classes, of videos that take a while: 40 of 32 frames of 160x120."""
+    root = tmp_path_factory.mktemp("longer")
+    texture = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8).repeat(2, 0).repeat(2, 1)
+    for label, speed in (("left", -2), ("right", 2)):
+        folder = root / "train" / label
+        folder.mkdir(parents=True)
+        for number in range(20):
+            if number < 5:
+                frames = (np.roll(texture, (t * number, t * speed), (0, 1)) for t in range(32))
+                encode_frames(frames, folder / f"{label}_{number}.mp4")
+            else:
+                shutil.copy(folder / f"{label}_{number % 5}.mp4", folder / f"{label}_{number}.mp4")
+    return root
+
+
+@pytest.fixture
+def ucf101_lists(tmp_path: Path) -> Path:
+    """The lists of a UCF-101 of two classes and one split, in `data/ucf101`, with files that are no videos."""
+    lists = tmp_path / "data/ucf101/ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    (lists / "classInd.txt").write_text("1 Left\n2 Right\n")
+    for split, groups in {"train": range(8, 26), "test": range(1, 8)}.items():
+        names = [f"{name}/v_{name}_g{group:02d}_c01.avi" for name in ("Left", "Right") for group in groups]
+        (lists / f"{split}list01.txt").write_text("\n".join(names))
+        for name in names:
+            (lists.parent / name).parent.mkdir(exist_ok=True)
+            (lists.parent / name).touch()
+    return lists
+
+
+@pytest.fixture
+def no_video_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever opens a video, fails the test."""
+    monkeypatch.setattr(av, "open", lambda *args, **options: pytest.fail(f"{args} is opened"))
+
+
+@pytest.fixture
+def end_wandb() -> Callable[[], None]:
+    """Write everything, and forget settings."""
+
+    def end() -> None:
+        wandb.finish()
+        wandb.teardown()
+
+    return end
+
+
+@pytest.fixture
+def fresh_wandb(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end_wandb: Callable[[], None]
+) -> Iterator[pytest.MonkeyPatch]:
+    """W&B as in a new process of a user without files or terminal; the environment can be changed until it is used."""
+    for name in ("HOME", "NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_SWEEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.chdir(tmp_path)
+    end_wandb()
+    yield monkeypatch
+    end_wandb()

@@ -1,7 +1,9 @@
 """`streamkd flow`, and a run that trains with privileged flow and predicts without any of it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
@@ -50,9 +52,13 @@ def test_it_fills_the_cache_in_parallel_and_continues(
     made_in_parallel = _members(gone)
     torn.write_bytes(torn.read_bytes()[:-9])
     gone.unlink()
+    leftover = cache / f".flow.{'0' * 16}.zip"  # of a process that was killed
+    leftover.touch()
+    os.utime(leftover, (0, 0))
     fill(flow_config, "--data.flow.cache", cache, "--num_workers", 0)
     assert "10 videos, 2 made now" in capsys.readouterr().out
     after = stored(cache)
+    assert after.keys() == before.keys()
     assert _members(gone) == made_in_parallel
     assert {path for path in before if after[path] != before[path]} == {torn, gone}
 
@@ -60,6 +66,27 @@ def test_it_fills_the_cache_in_parallel_and_continues(
 def _members(path: Path) -> dict[str, bytes]:
     with ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.slow
+def test_it_is_killed_at_random_and_continues(
+    flow_config: Path,
+    tmp_path: Path,
+    longer_videos: Path,
+    killing: Callable[..., Any],
+    stamps_of: Callable[..., Any],
+) -> None:
+    """With its processes: what is whole stays, and at the end all is there."""
+    cache = tmp_path / "flow"
+    options = {"--config": flow_config, "--data.annotations.root": longer_videos, "--data.flow.cache": cache}
+    command = ["flow", *(part for option in options.items() for part in option), "--num_workers", 2]
+
+    def results() -> dict[Path, dict[str, bytes]]:
+        files = {path: _members(path) for path in cache.rglob("*.zip")}
+        assert len(files) == 40
+        return files
+
+    killing(command, [cache], whole=lambda: stamps_of(cache.rglob("*.zip")), results=results).check(20, share=0.2)
 
 
 def test_flow_that_is_not_privileged_is_read_in_every_split(

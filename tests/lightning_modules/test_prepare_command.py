@@ -1,11 +1,15 @@
 """`streamkd prepare`, by its command line."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from datamodules.index_cache import IndexCache, file_stamp, load_index
 from lightning_modules.cli import main
 
 
@@ -107,3 +111,40 @@ def test_wrong_options_are_one_line(
     error = capsys.readouterr().err.strip()
     assert said in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_it_is_killed_at_random_and_continues(
+    prepare_config: Path,
+    tmp_path: Path,
+    longer_videos: Path,
+    killing: Callable[..., Any],
+    stamps_of: Callable[..., Any],
+) -> None:
+    """With its processes: what is whole stays, and at the end all is there, once."""
+    small, indices = tmp_path / "small", tmp_path / "index"
+
+    def results() -> dict[str, Any]:
+        report = json.loads((small / "prepare_0_of_1.json").read_text())
+        assert (report["made"] + report["kept"], report["failures"]) == (40, [])
+        stand_ins = sorted(small.glob("*.mp4"))
+        for video in (*stand_ins, *longer_videos.glob("train/*/*")):
+            load_index(IndexCache(indices).file_of(str(video)), str(video), file_stamp(str(video)))
+        files = {path: arrays_of(path) for path in indices.glob("*/*.npz")}
+        assert (len(stand_ins), len(files)) == (40, 80)
+        return {path.name: path.read_bytes() for path in stand_ins} | files
+
+    options = {"--config": prepare_config, "--data.annotations.root": longer_videos, "--splits": "[train]"}
+    command = ["prepare", *(part for option in options.items() for part in option), "--num_workers", 2]
+    killing(
+        command,
+        [small, indices],
+        whole=lambda: stamps_of(path for path in tmp_path.rglob("*") if path.suffix in (".mp4", ".npz")),
+        results=results,
+    ).check(20, share=0.2)
+
+
+def arrays_of(path: Path) -> dict[str, bytes]:
+    """What an index tells of a video, without when the video was written."""
+    with np.load(path) as stored:
+        return {name: stored[name].tobytes() for name in stored.files if name != "meta"}

@@ -200,20 +200,11 @@ def test_a_rehearsal_has_fewer_videos_and_epochs_and_runs_of_its_own(
 
 
 @pytest.fixture
-def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The lists of a UCF-101 of two classes, with files that are no videos."""
-    lists = tmp_path / "data/ucf101/ucfTrainTestlist"
-    lists.mkdir(parents=True)
-    (lists / "classInd.txt").write_text("1 Left\n2 Right\n")
-    for split, groups in {"train": range(8, 26), "test": range(1, 8)}.items():
-        names = [f"{name}/v_{name}_g{group:02d}_c01.avi" for name in ("Left", "Right") for group in groups]
-        (lists / f"{split}list01.txt").write_text("\n".join(names))
-        for name in names:
-            (lists.parent / name).parent.mkdir(exist_ok=True)
-            (lists.parent / name).touch()
+def miniature(ucf101_lists: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`ucf101_lists`, beside the configurations."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    return lists
+    return ucf101_lists
 
 
 def failing(capsys: pytest.CaptureFixture[str], *args: str) -> str:
@@ -241,10 +232,11 @@ ERRORS: dict[str, tuple[list[str], str]] = {
         r"mv\.yaml: its network tells 101 classes apart, data/ucf101 has 2; correct `model\.network\.num_classes`",
     ),
     "option": (["ucf101", "--options", "{data.batchsize: 2}"], "batchsize"),
+    "login": (["ucf101", "--options", "{logger: wandb}"], r"logger: wandb: .*WANDB_API_KEY or `wandb login`"),
 }
 
 
-@pytest.mark.usefixtures("miniature")
+@pytest.mark.usefixtures("miniature", "fresh_wandb", "no_video_opens")
 @pytest.mark.parametrize("case", ERRORS)
 def test_what_is_wrong_is_said_in_a_line_before_anything_runs(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     args, message = ERRORS[case]

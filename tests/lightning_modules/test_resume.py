@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch.utils._pytree import tree_map
 
 KILLER = '''
 import multiprocessing, os, subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 
 class Kill(Callback):
-    """Counts the events of a fit; sends a signal to all its processes, once in a run's life, at event `at`."""
+    """Lists the events of a fit; sends a signal to all its processes, once in a run's life, at event `at`."""
 
     def __init__(self, marker: str, at: int, number: int, environment: dict[str, str]):
         self.marker, self.at, self.number, self.events = Path(marker), at, number, []
@@ -29,8 +30,11 @@ class Kill(Callback):
                 subprocess.run(["kill", f"-{self.number}", str(worker.pid)])  # from outside
             os.kill(os.getpid(), self.number)
         self.events.append(name)
+        with open(f"{self.marker}.events", "a") as file:
+            print(name, file=file)
 
     def setup(self, trainer, pl_module, stage):
+        Path(f"{self.marker}.events").write_text("")
         save = trainer.save_checkpoint
 
         def save_checkpoint(path, *args):
@@ -39,6 +43,9 @@ class Kill(Callback):
             self.event(f"after {Path(path).name}")
 
         trainer.save_checkpoint = save_checkpoint
+
+    def on_train_start(self, trainer, pl_module):
+        self.event(f"from step {trainer.global_step}")
 
     def on_train_batch_start(self, *args):
         self.event("batch start")
@@ -54,44 +61,52 @@ class Kill(Callback):
 
     def on_train_epoch_end(self, *args):
         self.event("epoch end")
-
-    def on_fit_end(self, *args):
-        Path(f"{self.marker}.events").write_text("\\n".join(self.events))
 '''
 
 
 @pytest.fixture
-def run_with_kill(
-    tmp_path: Path, tiny_config: Path, streamkd: Callable[..., int | None], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., dict[str, Any]]:
-    """Fit in `name`, sent signal `number` at event `at` (-1: never), and started again.
-
-    `changes` are laid over sections of the tiny configuration. Returns what it left, and the events of its last
-    process.
-    """
+def fit_command(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, ...]]:
+    """Write the configuration of a fit in `name` with `Kill`, see `run_with_kill`; returns the command."""
     (tmp_path / "killer.py").write_text(KILLER)
+    (tmp_path / "kills").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
 
-    def run(
+    def write(
         name: str,
         at: int = -1,
-        *options: object,
         changes: dict[str, Any] | None = None,
         number: int = signal.SIGKILL,
         environment: dict[str, str] | None = None,
-    ) -> dict[str, Any]:
-        marker = tmp_path / f"{name}.marker"
+    ) -> tuple[Any, ...]:
         config = yaml.safe_load(tiny_config.read_text())
         for section, values in (changes or {}).items():
             config[section] |= values
         config["run_dir"] = str(tmp_path / name)
-        arguments = {"marker": str(marker), "at": at, "number": int(number), "environment": environment or {}}
+        marker = str(tmp_path / "kills" / name)
+        arguments = {"marker": marker, "at": at, "number": int(number), "environment": environment or {}}
         killer = {"class_path": "killer.Kill", "init_args": arguments}
         channels_last = {"class_path": "callbacks.channels_last.ChannelsLast"}
         config["trainer"]["callbacks"] = [killer, channels_last, *config["trainer"].get("callbacks", [])]
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config))
-        command = ("fit", "--config", path, *options)
+        return "fit", "--config", path
+
+    return write
+
+
+@pytest.fixture
+def run_with_kill(
+    tmp_path: Path, fit_command: Callable[..., tuple[Any, ...]], streamkd: Callable[..., int | None]
+) -> Callable[..., dict[str, Any]]:
+    """Fit in `name`, sent signal `number` at event `at` (-1: never), and started again.
+
+    `given` may be `changes`, laid over sections of the tiny configuration, and `environment`. Returns what it left, and
+    the events of its last process.
+    """
+
+    def run(name: str, at: int = -1, *options: object, number: int = signal.SIGKILL, **given: Any) -> dict[str, Any]:
+        marker = tmp_path / "kills" / name
+        command = (*fit_command(name, at, number=number, **given), *options)
         assert streamkd(*command) == (0 if at < 0 else -9 if number == signal.SIGKILL else 143)
         assert at < 0 or streamkd(*command) == 0, f"resuming failed after: {marker.read_text()}"
         return {"events": Path(f"{marker}.events").read_text().splitlines(), **_left_by(tmp_path / name)}
@@ -253,6 +268,58 @@ def test_distillation_killed_at_every_event_ends_with_the_same_exits(
     undisturbed = run_with_kill("undisturbed", changes=distillation)
     for at in range(len(undisturbed["events"])):
         assert_same(run_with_kill(f"killed at {at}", at, changes=distillation), undisturbed)
+
+
+class Continued:
+    """Whether each process of a fit starts behind the last whole checkpoint."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.checkpoints, self.events = run_dir / "checkpoints", run_dir.parent / f"kills/{run_dir.name}.events"
+        self.step = 0
+
+    def look(self) -> dict[int, None]:
+        """The steps that need not be repeated."""
+        events = self.events.read_text().splitlines() if self.events.exists() else []
+        assert not events or events[0] == f"from step {self.step}"
+        self.events.unlink(missing_ok=True)
+        steps = {path.stem: torch.load(path)["global_step"] for path in self.checkpoints.glob("[!.]*")}
+        self.step = steps.get("last", 0)
+        return dict.fromkeys(range(self.step))
+
+
+def _bytes_of(left: Any) -> Any:
+    """What a run has left, comparable bit for bit."""
+    return tree_map(lambda value: value.numpy().tobytes() if isinstance(value, torch.Tensor) else value, left)
+
+
+def check_random_kills(killing: Callable[..., Any], command: tuple[Any, ...], run_dir: Path, kills: int) -> None:
+    killing(
+        command,
+        [run_dir],
+        watched=[run_dir.parent / "kills"],
+        whole=Continued(run_dir).look,
+        results=lambda: _bytes_of(_left_by(run_dir)),
+    ).check(kills, share=0.6)
+
+
+@pytest.mark.slow
+def test_fit_killed_at_random_equals_an_undisturbed_one(
+    fit_command: Callable[..., tuple[Any, ...]], killing: Callable[..., Any], tmp_path: Path
+) -> None:
+    """With the processes that read for it."""
+    command = fit_command("killed", changes={"trainer": {"max_epochs": 15}})
+    check_random_kills(killing, (*command, "--data.num_workers", 2), tmp_path / "killed", 20)
+
+
+@pytest.mark.slow
+def test_distillation_killed_at_random_ends_with_the_same_exits(
+    fit_command: Callable[..., tuple[Any, ...]],
+    killing: Callable[..., Any],
+    distillation: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    distillation["trainer"]["max_epochs"] = 12
+    check_random_kills(killing, fit_command("killed", changes=distillation), tmp_path / "killed", 10)
 
 
 @pytest.mark.parametrize("norm", ["batch-statistics", "unfrozen"])

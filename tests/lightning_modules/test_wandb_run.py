@@ -1,39 +1,16 @@
 """A W&B run of a run directory: its id, its pictures and its checkpoint, and the login it needs."""
 
-import io
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
-import wandb
 
 from lightning_modules.cli import main
 from lightning_modules.run_directory import RunDirectory
 from lightning_modules.wandb_run import WandbRun, _wandb_id
-
-
-@pytest.fixture
-def fresh_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """W&B as in a new process of a user without files or terminal; the environment can be changed until it is used."""
-    for name in ("HOME", "NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name.lower()))
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_SWEEP_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
-    monkeypatch.chdir(tmp_path)
-    end_wandb()
-    yield monkeypatch
-    end_wandb()
-
-
-def end_wandb() -> None:
-    """Write everything, and forget settings."""
-    wandb.finish()
-    wandb.teardown()
 
 
 def draw(path: Path) -> None:
@@ -45,6 +22,7 @@ def draw(path: Path) -> None:
 @pytest.mark.parametrize("with_checkpoints", [True, False])
 def test_pictures_and_the_best_checkpoint_of_this_verb_are_logged(
     fresh_wandb: pytest.MonkeyPatch,
+    end_wandb: Callable[[], None],
     tmp_path: Path,
     read_wandb_log: Callable[[Path], list[Any]],
     with_checkpoints: bool,
