@@ -16,7 +16,6 @@ from seeded_runs import DemoSeed, Score, Scores, score_columns, study
 
 TEACHERS = {
     "labels": (["labels"], [12]),
-    "single-teacher": (["iframe"], [12]),
     "progressive": (["mv", "residual", "iframe"], [1, 1, 10]),
 }
 FINAL = "top1/iframe+mv+residual/final"
