@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from bare_processes import BareProcesses
-from bench_rows import Row, rounds_of, row
+from bench_rows import Effort, Row, row
 from encoded_videos import copies, encoded
 from interleaved import Job, in_turns, over
 
@@ -85,13 +85,13 @@ class Epochs:
         self.bare.read(list(sampler))
 
 
-def against_bare(annotations: ClassFolders, effort: float) -> Iterator[Row]:
+def against_bare(annotations: ClassFolders, effort: Effort) -> Iterator[Row]:
     """Throughput of the loader over that of bare processes, by workers."""
     epochs = {workers: Epochs(compressed(annotations, num_workers=workers)) for workers in WORKERS}
     jobs: dict[tuple[int, str], Job] = {}
     for workers, each in epochs.items():
         jobs |= {(workers, "loader"): each.load, (workers, "bare"): each.read}
-    taken = in_turns(jobs, rounds_of(6, effort), name="loader")
+    taken = in_turns(jobs, effort.rounds(6), name="loader")
     for workers, each in epochs.items():
         each.bare.close()
         speeds = over(taken, (workers, "loader"))[workers, "bare"]
@@ -126,7 +126,7 @@ def bytes_a_sample(dataset: ClipDataset) -> Row:
     return row(PART, "bytes from worker to main process, a sample", "1.25 MB", [ratio], figure, at_most=1.0)
 
 
-def opening(dataset: ClipDataset, effort: float) -> Row:
+def opening(dataset: ClipDataset, effort: Effort) -> Row:
     """What it takes to open a video whose index is known, beside reading its sample: both with and without opening."""
     source, paths = dataset.reader.source, [record.path for record in dataset.records[:16]]
     kept = {path: source.open(path) for path in paths}
@@ -143,17 +143,17 @@ def opening(dataset: ClipDataset, effort: float) -> Row:
         dataset.reader.read(next(turns), generator(0, next(draws)))
 
     draws = count()
-    taken = in_turns({"opened": opened, "kept": open_already, "sample": sample}, rounds_of(96, effort))
+    taken = in_turns({"opened": opened, "kept": open_already, "sample": sample}, effort.rounds(96), clock=effort.clock)
     whole = statistics.median(taken["sample"])
     found = [(a - b) / whole for a, b in zip(taken["opened"], taken["kept"], strict=True)]
     figure = f"{1e6 * statistics.median(found) * whole:.0f} us of {1e3 * whole:.1f} ms"
     return row(PART, "opening a video again, index kept", "reading its sample", found, figure, at_most=0.02)
 
 
-def second_epoch(annotations: ClassFolders, effort: float) -> Row:
+def second_epoch(annotations: ClassFolders, effort: Effort) -> Row:
     """Reading in the second epoch over reading in later ones, by the workers' own clocks: are indices still made?"""
     found = []
-    for _ in range(rounds_of(2, effort)):
+    for _ in range(effort.rounds(2)):
         epochs = Epochs(compressed(annotations, num_workers=2))
         times = [reading_time(epochs.loader, epoch) for epoch in range(6)]
         found.append(times[1] / statistics.median(times[4:]))
@@ -169,7 +169,7 @@ def reading_time(loader: ResumableDataLoader, epoch: int) -> float:
     return float(sum(batch.seconds.sum() for batch in loader))
 
 
-def normalising(data: VideoDataModule, dataset: ClipDataset, effort: float) -> Row:
+def normalising(data: VideoDataModule, dataset: ClipDataset, effort: Effort) -> Row:
     """What the main process does to a batch on a CPU."""
     batch = dataset.collate([dataset[number] for number in range(BATCH_SIZE)])
     streams = batch.streams
@@ -182,16 +182,16 @@ def normalising(data: VideoDataModule, dataset: ClipDataset, effort: float) -> R
         for number in range(BATCH_SIZE):
             dataset[number]
 
-    taken = in_turns({"normalise": normalise, "read": read}, rounds_of(8, effort))
+    taken = in_turns({"normalise": normalise, "read": read}, effort.rounds(8), clock=effort.clock)
     figure = f"{1e3 * statistics.median(taken['normalise']) / BATCH_SIZE:.2f} ms a sample"
     return row(PART, "normalising on the CPU", "reading", over(taken, "read")["normalise"], figure)
 
 
-def decoders(folder: Path, codec: Codec, effort: float) -> Iterator[Row]:
+def decoders(folder: Path, codec: Codec, effort: Effort) -> Iterator[Row]:
     """Epochs of `MultiResolutionDataModule` by decoder, one worker; torchcodec beside it, where it is installed."""
     annotations = videos_in(folder, codec, NUM_VIDEOS // 2)
     epochs = {backend: Epochs(plain_frames(annotations, backend)) for backend in BACKENDS}
-    taken = in_turns({backend: each.load for backend, each in epochs.items()}, rounds_of(4, effort), name=codec)
+    taken = in_turns({backend: each.load for backend, each in epochs.items()}, effort.rounds(4), name=codec)
     speed = f"{len(epochs['pyav'].dataset) / statistics.median(taken['pyav']):.0f} samples/s"
     note = "" if HAS_TORCHCODEC else "; torchcodec is not installed, and not compared"
     for backend in BACKENDS[1:]:
@@ -207,7 +207,7 @@ def plain_frames(annotations: ClassFolders, backend: Backend) -> MultiResolution
     return data
 
 
-def against_torchcodec(annotations: ClassFolders, codec: Codec, effort: float) -> Row:
+def against_torchcodec(annotations: ClassFolders, codec: Codec, effort: Effort) -> Row:
     """Decoding alone, of 8 frames of a video that is opened for them; its index is kept."""
     from torchcodec.decoders import VideoDecoder
 
@@ -224,12 +224,12 @@ def against_torchcodec(annotations: ClassFolders, codec: Codec, effort: float) -
     def theirs() -> None:
         VideoDecoder(path, num_ffmpeg_threads=1).get_frames_at(numbers)
 
-    taken = in_turns({"ours": ours, "theirs": theirs}, rounds_of(20, effort))
+    taken = in_turns({"ours": ours, "theirs": theirs}, effort.rounds(20), clock=effort.clock)
     job = f"8 plain frames of {codec}, speed of decoding by PyAV"
     return row(PART, job, "by torchcodec", over(taken, "ours")["theirs"])
 
 
-def measure(effort: float) -> Iterator[Row]:
+def measure(effort: Effort) -> Iterator[Row]:
     """All rows of this part."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -243,4 +243,3 @@ def measure(effort: float) -> Iterator[Row]:
         yield normalising(data, dataset, effort)
         for codec in CODECS:
             yield from decoders(folder / "plain", codec, effort)
-

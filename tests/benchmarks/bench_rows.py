@@ -2,11 +2,13 @@
 
 import csv
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from interleaved import Clock
 from rich.table import Table
 
 Bound = Literal["at most", "at least"]
@@ -51,6 +53,23 @@ class Row:
         """As people read it."""
         spread = f"{three_digits(self.low)}-{three_digits(self.high)}"
         return [self.job, self.over, three_digits(self.ratio), spread, self.figure, self.verdict]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Args:
+        factor: that numbers of rounds are multiplied by.
+        clock: tells seconds; of jobs in several processes it is always the wall's.
+    """
+
+    factor: float = 1.0
+    clock: Clock = time.perf_counter
+
+    def rounds(self, number: int) -> int:
+        """So many of so many, but two at least."""
+        return max(round(number * self.factor), 2)
 
 
 COLUMNS = ("job", "over", "ratio", "quartiles", "beside", "target")
@@ -108,11 +127,6 @@ def markdown(rows: Sequence[Row], note: str) -> str:
         lines += [f"## {part.capitalize()}", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
         lines += [f"| {' | '.join(each.cells)} |" for each in rows if each.part == part] + [""]
     return "\n".join(lines)
-
-
-def rounds_of(number: int, effort: float) -> int:
-    """So many, but two at least."""
-    return max(round(number * effort), 2)
 
 
 def _rounded(value: object) -> object:
