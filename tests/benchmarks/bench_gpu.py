@@ -1,7 +1,7 @@
 """Training and inference on a GPU: precision, memory layout and compilation, and whether the loader keeps up.
 
-Samples a second of each method's training step at the papers' sizes (ResNet-18/18/50, 224 pixels, 3 segments, batches of
-32), ways to compute taking turns; how many cores must read for the device not to wait, by reading measured in one
+Samples a second of each method's training step at the papers' sizes (ResNet-18/18/50, 224 pixels, 3 segments, batches
+of 32), ways to compute taking turns; how many cores must read for the device not to wait, by reading measured in one
 process here; how much of a loop over a real loader the device is busy; and ResKD's ResNet-50 on 16 frames of 56 to 224
 pixels beside Table 4 of the paper. Run by `make bench-gpu`; `--dry-run` runs everything at tiny sizes on the CPU.
 """

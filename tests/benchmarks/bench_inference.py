@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from bench_rows import Effort, Row, row
 from demo_labellers import (
+    ROOT,
     SEGMENTS,
     SIZE,
     STREAMS,
@@ -38,6 +39,7 @@ from interleaved import Job, in_turns, over
 from plain_pyav import decode_all_rgb, keyframes_rgb, seek_frames_rgb
 
 from callbacks.prediction_writer import PredictionWriter
+from datamodules.annotations import ClassFolders
 from datamodules.clip_dataset import ClipDataset
 from datamodules.compressed_video import CompressedVideoDataModule
 from lightning_modules.analysis.trade_off import ExitCosts, sweep
@@ -125,7 +127,7 @@ def latencies(effort: Effort) -> Iterator[Row]:
     race = Race(racers, dataset_of("test", *STREAMS), effort)
     for other in OTHERS:
         baseline = f"{other}, {race.milliseconds(other):.1f} ms, top-1 {race.top1(other):.1f} %"
-        for name in racers.keys() - OTHERS.keys():
+        for name in [name for name in racers if name not in OTHERS]:
             aimed = TARGETS.get(other) if name.endswith("as accurate as RGB") else None
             figure = f"{race.milliseconds(name):.1f} ms, top-1 {race.top1(name):.1f} %"
             yield row(PART, f"speed: {name}", baseline, over(race.taken, name)[other], figure, at_least=aimed)
@@ -140,9 +142,8 @@ def predict(module: pl.LightningModule, data: CompressedVideoDataModule) -> None
 
 
 def predict_slice(paths: Sequence[str], threshold: float, *, lazy: bool) -> None:
-    data = CompressedVideoDataModule(
-        None, STREAMS, SEGMENTS, SIZE, batch_size=BATCH_SIZE, predict_paths=paths, lazy=lazy
-    )
+    options = {"batch_size": BATCH_SIZE, "predict_paths": paths, "lazy": lazy}
+    data = CompressedVideoDataModule(ClassFolders(str(ROOT)), STREAMS, SEGMENTS, SIZE, **options)  # type: ignore[arg-type]
     module = combined("wise")
     module.threshold = threshold
     predict(module, data)
@@ -158,7 +159,7 @@ def throughputs(effort: Effort) -> Iterator[Row]:
     """Whole runs of predict over the others, in batches of equal size."""
     paths, equal = [record.path for record in dataset_of("test", *STREAMS).records], equal_threshold()
     some = paths[:: len(paths) // (2 * VIDEOS)]
-    ours = f"exits, threshold {equal:g}, as accurate as RGB"
+    ours = as_accurate(equal)
     jobs: dict[str, Job] = {
         ours: partial(predict_slice, some, equal, lazy=True),
         "all exits": partial(predict_slice, some, 1.0, lazy=False),
