@@ -35,6 +35,13 @@ from lightning_modules.freed_memory import keep_freed_memory
 from lightning_modules.networks import resnet50
 
 PART = "gpu"
+# What loaders read for each method; flow comes out of its cache.
+READ = {
+    "recognition": ("iframe",),
+    "PKD": ("iframe", "mv", "residual"),
+    "ResKD": ("rgb",),
+    "IP TSN's P-stream": ("mv+residual",),
+}
 NO_GPU = "no GPU here, nothing measured: `make bench-gpu` needs one that PyTorch finds (torch {version})"
 SERIES = "ResKD, ResNet-50"
 SIDES = (224, 144, 112, 96, 72, 56)
@@ -56,14 +63,16 @@ def by_way(sizes: Sizes, device: torch.device, effort: Effort) -> tuple[list[Row
 
 
 def cores_needed(annotations: ClassFolders, rates: Mapping[str, float]) -> Iterator[Row]:
-    """Samples a second that the device trains on, over what all cores could read."""
+    """Samples a second that the device trains on, over what all cores could read of the streams that it takes."""
     torch.set_num_threads(1)
-    loader = compressed(annotations).train_dataloader()
-    keys = list(islice(loader.sampler, 2 * BATCH_SIZE))
-    read_samples(loader.dataset, keys)  # makes indices  # type: ignore[arg-type]
-    core, cores = len(keys) / seconds(partial(read_samples, loader.dataset, keys)), os.cpu_count() or 1  # type: ignore[arg-type]
+    cores = os.cpu_count() or 1
     for name, rate in rates.items():
-        figure = f"one core reads {core:.0f} samples/s of I + MV + R; {math.ceil(rate / core)} cores would do"
+        loader = compressed(annotations, READ[name]).train_dataloader()
+        keys = list(islice(loader.sampler, 2 * BATCH_SIZE))
+        read = partial(read_samples, loader.dataset, keys)  # type: ignore[arg-type]
+        read()  # makes indices
+        core = len(keys) / seconds(read)
+        figure = f"one core reads {core:.0f} samples/s of {', '.join(READ[name])}; {math.ceil(rate / core)} would do"
         yield row(PART, f"{name}: samples/s trained on", f"what {cores} cores read", [rate / (core * cores)], figure)
 
 
@@ -121,6 +130,7 @@ def main() -> None:
         print(NO_GPU.format(version=torch.__version__))
         return
     keep_freed_memory()
+    torch._dynamo.config.recompile_limit = 64  # many networks share a few classes
     warnings.filterwarnings("ignore", message=r".*self.log\(\).*")  # there is no trainer to log to
     device = torch.device("cpu" if given.dry_run else "cuda")
     found, console, rows = hardware(device), Console(width=160), []

@@ -10,7 +10,7 @@ import io
 import pickle
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from itertools import count, cycle
 from pathlib import Path
@@ -53,8 +53,10 @@ def videos_in(folder: Path, codec: Codec = "mpeg4", number: int = NUM_VIDEOS) ->
     return ClassFolders(str(folder / codec))
 
 
-def compressed(annotations: ClassFolders, **options: Any) -> CompressedVideoDataModule:
-    data = CompressedVideoDataModule(annotations, STREAMS, 3, SIZE, batch_size=BATCH_SIZE, **options)
+def compressed(
+    annotations: ClassFolders, streams: Sequence[str] = STREAMS, **options: Any
+) -> CompressedVideoDataModule:
+    data = CompressedVideoDataModule(annotations, streams, 3, SIZE, batch_size=BATCH_SIZE, **options)
     data.setup("fit")
     return data
 

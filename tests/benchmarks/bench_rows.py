@@ -46,7 +46,7 @@ class Row:
         if self.target is None:
             return ""
         holds = self.ratio >= self.target if self.bound == "at least" else self.ratio <= self.target
-        return f"{self.bound} {self.target:g}: {'yes' if holds else 'no'}"
+        return f"{self.bound} {three_digits(self.target)}: {'yes' if holds else 'no'}"
 
     @property
     def cells(self) -> list[str]:
@@ -86,7 +86,7 @@ def row(
     at_least: float | None = None,
 ) -> Row:
     """A row of the ratios of all rounds; `at_most` or `at_least` is what they are to be."""
-    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else list(ratios) * 3
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else list(ratios) * 3
     result = Row(part, job, over, middle, low, high, figure)
     if at_least is not None:
         return replace(result, bound="at least", target=at_least)
