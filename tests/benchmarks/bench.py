@@ -1,7 +1,8 @@
 """One table of how fast everything is end to end: CSV, Markdown and a chart, with hardware and versions.
 
-Each part runs in a process of its own; every row is a ratio within the rounds of one interleaved run there. `make
-bench` measures all parts and writes the table; `make bench PARTS=loader` measures some, and shows them alone.
+Each part runs in a process of its own, on one thread as the runs of `make demo`; every row is a ratio within the rounds
+of one interleaved run there. `make bench` measures all parts and writes the table; `make bench PARTS=loader` measures
+some, and shows them alone.
 """
 
 import argparse
@@ -22,7 +23,6 @@ from rich.console import Console
 from lightning_modules.analysis.hardware import hardware
 from lightning_modules.cli import QUIET_WARNINGS
 from lightning_modules.freed_memory import keep_freed_memory
-from lightning_modules.idle_threads import let_idle_threads_sleep
 
 PARTS = ("loader", "training", "inference", "scaling")
 NO_DEMO = "expected the demo's videos and runs in data/demo and runs/demo, came none: run `make demo` first"
@@ -31,6 +31,7 @@ NO_DEMO = "expected the demo's videos and runs in data/demo and runs/demo, came 
 def measured(part: str, effort: Effort) -> list[Row]:
     """The rows of a part, as they come on the console too."""
     keep_freed_memory()  # as the command line does
+    torch.set_num_threads(1)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in QUIET_WARNINGS:
@@ -72,7 +73,7 @@ def main() -> None:
         parser.error(f"expected parts of {', '.join(PARTS)}, came {', '.join(sorted(unknown))}")
     if not (Path("data/demo/manifest.json").is_file() and Path("runs/demo/wise/fit.json").is_file()):
         parser.error(NO_DEMO)
-    let_idle_threads_sleep()  # as the command line does
+    torch.set_num_threads(1)
     began, rows = time.monotonic(), []
     for part in given.parts or PARTS:
         rows += in_own_process(part, effort)
