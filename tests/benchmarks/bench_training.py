@@ -49,7 +49,7 @@ def demo(config: str) -> list[str]:
 RESNET18 = [
     *demo("iframe"),
     "--model.network=lightning_modules.networks.resnet18",
-    "--model.network.num_classes=12",
+    "--model.network.width=64",
     "--data.size=224",
     "--data.batch_size=4",
 ]
