@@ -51,14 +51,14 @@ RESNET18 = [
     "--model.network=lightning_modules.networks.resnet18",
     "--model.network.width=64",
     "--data.size=224",
-    "--data.batch_size=4",
+    "--data.batch_size=2",
 ]
 FITS = (
     Fit("recognition, demo", demo("iframe"), 8, 1.03),
     Fit("PKD, demo", demo("pkd"), 8, 1.05),
     Fit("ResKD, demo", demo("reskd"), 8),
     Fit("IP TSN's P-stream, demo", demo("p_stream"), 8),
-    Fit("recognition, ResNet-18 at 224", RESNET18, 4, 1.02),
+    Fit("recognition, ResNet-18 at 224", RESNET18, 3, 1.02),
 )
 
 
