@@ -1,7 +1,8 @@
 """Inference on the demo's test videos, from file to label, against what one would do without compressed streams.
 
 One video at a time in one process, no index kept: single streams, all three, early exits at several thresholds, and the
-I-frame network on RGB frames out of PyAV, either by decoding everything or by seeking to as many frames. Each round has
+I-frame network on RGB frames out of PyAV, either by decoding everything or by seeking to as many frames, written as its
+documentation does, and tuned (`plain_pyav.py`). Each round has
 videos of its own, so that accuracies are of all of them. The threshold "as accurate as RGB" is the lowest that loses
 nothing against the better of these two on the validation split. Then whole `predict` runs in batches, against the same
 two in batches. Run by `make bench`, after `make demo`.
@@ -36,7 +37,7 @@ from demo_labellers import (
 )
 from demo_split import read
 from interleaved import Job, in_turns, over
-from plain_pyav import decode_all_rgb, keyframes_rgb, seek_frames_rgb
+from plain_pyav import by_kept_converter, decode_all_rgb, keyframes_rgb, seek_frames_rgb
 
 from callbacks.prediction_writer import PredictionWriter
 from datamodules.annotations import ClassFolders
@@ -45,11 +46,13 @@ from datamodules.compressed_video import CompressedVideoDataModule
 from lightning_modules.analysis.trade_off import ExitCosts, sweep
 
 PART = "inference"
-EVERYTHING, SEEK, KEYFRAMES = "decoding everything to RGB", "seeking to as many RGB frames", "keyframes alone by PyAV"
+EVERYTHING, SEEK = "decoding everything to RGB", "seeking to as many RGB frames"
 OTHERS: dict[str, Callable[[str], list[np.ndarray]]] = {
     EVERYTHING: decode_all_rgb,
     SEEK: partial(seek_frames_rgb, parts=SEGMENTS),
-    KEYFRAMES: keyframes_rgb,
+    f"{EVERYTHING}, one converter kept": partial(decode_all_rgb, convert=by_kept_converter),
+    f"{SEEK}, one converter kept": partial(seek_frames_rgb, parts=SEGMENTS, convert=by_kept_converter),
+    "keyframes alone by PyAV, one converter kept": partial(keyframes_rgb, convert=by_kept_converter),
 }
 TARGETS = {EVERYTHING: 3.0, SEEK: 1.5}
 VIDEOS, ROUNDS, BATCH_SIZE = 60, 10, 32
@@ -129,7 +132,7 @@ def latencies(effort: Effort) -> Iterator[Row]:
         baseline = f"{other}, {race.milliseconds(other):.1f} ms, top-1 {race.top1(other):.1f} %"
         for name in [name for name in racers if name not in OTHERS]:
             is_equal = name.endswith("as accurate as RGB")
-            if other == KEYFRAMES and not is_equal and name != "iframe alone":
+            if other not in TARGETS and not is_equal and name != "iframe alone":
                 continue  # those it can be compared with
             aimed = TARGETS.get(other) if is_equal else None
             figure = f"{race.milliseconds(name):.1f} ms, top-1 {race.top1(name):.1f} %"

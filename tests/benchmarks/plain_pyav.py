@@ -1,12 +1,32 @@
-"""RGB frames of a file by PyAV alone, as one would write it without an index: one thread, opened anew."""
+"""RGB frames of a file by PyAV alone, as one would write it without an index: one thread, opened anew.
 
-from collections.abc import Sequence
+`as_documented` converts a frame as PyAV's documentation does, which sets up a converter for each; that takes longer than
+small frames take to decode. `by_kept_converter` sets one up for all.
+"""
+
+from collections.abc import Callable, Sequence
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
+
+Convert = Callable[[av.VideoFrame], np.ndarray]
+_converter = VideoReformatter()
 
 
-def seek_and_decode_rgb(path: str, runs: Sequence[Sequence[float]]) -> list[np.ndarray]:
+def as_documented(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    return frame.to_ndarray(format="rgb24", threads=1)
+
+
+def by_kept_converter(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    return _converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+
+
+def seek_and_decode_rgb(
+    path: str, runs: Sequence[Sequence[float]], convert: Convert = as_documented
+) -> list[np.ndarray]:
     """For each run of times seeks to the keyframe before it, decodes, and converts its frames: (H, W, 3) uint8 each."""
     found = []
     with av.open(path) as container:
@@ -16,32 +36,32 @@ def seek_and_decode_rgb(path: str, runs: Sequence[Sequence[float]]) -> list[np.n
             container.seek(int(run[0] / stream.time_base), stream=stream)
             for frame in container.decode(stream):
                 if frame.time >= run[0] - 1e-6:
-                    found.append(frame.to_ndarray(format="rgb24"))
+                    found.append(convert(frame))
                 if frame.time >= run[-1] - 1e-6:
                     break
     return found
 
 
-def seek_frames_rgb(path: str, parts: int) -> list[np.ndarray]:
+def seek_frames_rgb(path: str, parts: int, convert: Convert = as_documented) -> list[np.ndarray]:
     """The frames in the middle of so many equal parts, by the container's own number of frames and their rate."""
     with av.open(path) as container:
         stream = container.streams.video[0]
         times = [(2 * part + 1) * stream.frames // (2 * parts) / stream.average_rate for part in range(parts)]
-    return seek_and_decode_rgb(path, [[float(time)] for time in times])
+    return seek_and_decode_rgb(path, [[float(time)] for time in times], convert)
 
 
-def decode_all_rgb(path: str) -> list[np.ndarray]:
+def decode_all_rgb(path: str, convert: Convert = as_documented) -> list[np.ndarray]:
     """Every frame, converted."""
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return [convert(frame) for frame in container.decode(stream)]
 
 
-def keyframes_rgb(path: str) -> list[np.ndarray]:
+def keyframes_rgb(path: str, convert: Convert = as_documented) -> list[np.ndarray]:
     """Every keyframe, converted; other packets are not decoded."""
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         stream.codec_context.skip_frame = "NONKEY"
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return [convert(frame) for frame in container.decode(stream)]
