@@ -1,7 +1,7 @@
 """RGB frames of a file by PyAV alone, as one would write it without an index: one thread, opened anew.
 
-`as_documented` converts a frame as PyAV's documentation does, which sets up a converter for each; that takes longer than
-small frames take to decode. `by_kept_converter` sets one up for all.
+`as_documented` converts a frame as PyAV's documentation does, which sets up a converter with threads of its own for it:
+longer work than decoding a small frame. `by_kept_converter` sets one up for all, on one thread.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ _converter = VideoReformatter()
 
 def as_documented(frame: av.VideoFrame) -> np.ndarray:
     """(H, W, 3) uint8."""
-    return frame.to_ndarray(format="rgb24", threads=1)
+    return frame.to_ndarray(format="rgb24")
 
 
 def by_kept_converter(frame: av.VideoFrame) -> np.ndarray:
