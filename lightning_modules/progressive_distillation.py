@@ -20,7 +20,7 @@ from lightning_modules.exit_networks import ExitNetworks, Layouts, attach_exits,
 from lightning_modules.exit_networks_module import ExitNetworksModule
 from lightning_modules.hyper_parameters import live_arguments
 from lightning_modules.losses import SoftTargetLoss, hard_label_cross_entropy
-from lightning_modules.metrics import AccuracyPerExit, hard_labels
+from lightning_modules.metrics import AccuracyPerExit, RunningMeans, hard_labels
 from lightning_modules.networks.early_exit import FINAL
 from lightning_modules.parameter_rules import ParameterRule, build_optimizer, build_scheduler, with_schedule
 
@@ -136,6 +136,7 @@ class ProgressiveDistillationModule(ExitNetworksModule):
                 raise ValueError(f"`model.init_args.exits.{stream}`: expected internal classifiers to teach, came none")
         self.accuracies = AccuracyPerExit(len(self.networks.output_names))
         self.mean_loss = MeanMetric()
+        self.train_means = RunningMeans()
 
     @override
     def configure_callbacks(self) -> list[Callback]:
@@ -172,10 +173,16 @@ class ProgressiveDistillationModule(ExitNetworksModule):
         check_labelled(batch)
         terms = self.losses(self(batch), batch.labels)
         loss = torch.stack(list(terms.values())).sum()
-        values = {"train/loss": loss.detach()} | {f"train/loss/{name}": term.detach() for name, term in terms.items()}
-        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
+        self.train_means.update(
+            {"train/loss": loss} | {f"train/loss/{name}": term for name, term in terms.items()}, len(batch)
+        )
         self.log("loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, logger=False)
         return loss
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        self.log_dict(self.train_means.compute())
+        self.train_means.reset()
 
     @override
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:

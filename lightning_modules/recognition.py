@@ -18,7 +18,7 @@ from lightning_modules.analysis.target import AnalysisTarget
 from lightning_modules.checkpoints import without_weights
 from lightning_modules.ensemble import average_views
 from lightning_modules.hyper_parameters import live_arguments
-from lightning_modules.metrics import ClassificationMetrics, hard_labels
+from lightning_modules.metrics import ClassificationMetrics, RunningMeans, hard_labels
 from lightning_modules.parameter_rules import ParameterRule, build_optimizer, with_schedule
 from lightning_modules.predictions import Predictions
 
@@ -82,6 +82,7 @@ class RecognitionModule(LightningModule):
         self.parameter_rules = parameter_rules or []
         self.freeze_batch_norm = freeze_batch_norm
         self.num_classes = num_classes_of(network)
+        self.train_means = RunningMeans()
         self.val_metrics = ClassificationMetrics(self.num_classes, multi_label=multi_label)
         self.test_metrics = ClassificationMetrics(self.num_classes, multi_label=multi_label)
 
@@ -143,6 +144,11 @@ class RecognitionModule(LightningModule):
         return _sum(terms)
 
     @override
+    def on_train_epoch_end(self) -> None:
+        self.log_dict(self.train_means.compute())
+        self.train_means.reset()
+
+    @override
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:  # type: ignore[override]
         return self._evaluate(batch, self.val_metrics)
 
@@ -189,12 +195,12 @@ class RecognitionModule(LightningModule):
         return Predictions(batch.paths, logits, batch.seconds, batch.failures)
 
     def _log_training(self, logits: Tensor, labels: Tensor, terms: dict[str, Tensor]) -> None:
-        """Log means over the epoch, and the loss of this step to the progress bar alone."""
+        """Take in means for the epoch, and show the loss of this step in the progress bar alone."""
         loss = _sum(terms).detach()
-        values = {"train/loss": loss} | {f"train/loss/{name}": term.detach() for name, term in terms.items()}
+        values = {"train/loss": loss} | {f"train/loss/{name}": term for name, term in terms.items()}
         if not self.multi_label:
             values["train/top1"] = (logits.argmax(dim=1) == hard_labels(labels)).float().mean()
-        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels))
+        self.train_means.update(values, len(labels))
         self.log("loss", loss, on_step=True, on_epoch=False, prog_bar=True, logger=False)
 
     def _log_metrics(self, split: str, metrics: ClassificationMetrics) -> None:
