@@ -1,6 +1,6 @@
 """Accuracy over a whole split, exact whatever the number of ranks and the sizes of their batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -58,29 +58,6 @@ class ClassificationMetrics(nn.Module):
             # A rank that gets no video must still gather tensors of as many dimensions as the others.
             nothing = torch.empty(0, self.num_classes, device=self.scores["mAP"].device)
             self.scores.update(nothing.double(), nothing.long())
-
-
-class RunningMeans(Metric):
-    """Means of named values over the videos of an epoch, of all ranks; cheaper at every step than `self.log` is."""
-
-    sums: Tensor
-    num_videos: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: tuple[str, ...] = ()
-        self.add_state("sums", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("num_videos", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, values: Mapping[str, Tensor], num_videos: int) -> None:
-        """Take in means over a batch, () float by name; the names are those of every batch."""
-        self.names = tuple(values)
-        self.sums = self.sums + num_videos * torch.stack(list(values.values())).detach()
-        self.num_videos += num_videos
-
-    def compute(self) -> dict[str, Tensor]:
-        """() float32 by name."""
-        return dict(zip(self.names, (self.sums / self.num_videos).unbind(), strict=True))
 
 
 class FractionPerExit(Metric):

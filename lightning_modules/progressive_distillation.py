@@ -20,14 +20,15 @@ from lightning_modules.exit_networks import ExitNetworks, Layouts, attach_exits,
 from lightning_modules.exit_networks_module import ExitNetworksModule
 from lightning_modules.hyper_parameters import live_arguments
 from lightning_modules.losses import SoftTargetLoss, hard_label_cross_entropy
-from lightning_modules.metrics import AccuracyPerExit, RunningMeans, hard_labels
+from lightning_modules.metrics import AccuracyPerExit, hard_labels
 from lightning_modules.networks.early_exit import FINAL
 from lightning_modules.parameter_rules import ParameterRule, build_optimizer, build_scheduler, with_schedule
+from lightning_modules.training_log import TrainingLog
 
 OWN, LABELS = "own", "labels"
 
 
-class ProgressiveDistillationModule(ExitNetworksModule):
+class ProgressiveDistillationModule(ExitNetworksModule, TrainingLog):
     """Internal classifiers of trained, frozen networks, learning from the networks' own classifiers.
 
     ::
@@ -136,7 +137,6 @@ class ProgressiveDistillationModule(ExitNetworksModule):
                 raise ValueError(f"`model.init_args.exits.{stream}`: expected internal classifiers to teach, came none")
         self.accuracies = AccuracyPerExit(len(self.networks.output_names))
         self.mean_loss = MeanMetric()
-        self.train_means = RunningMeans()
 
     @override
     def configure_callbacks(self) -> list[Callback]:
@@ -171,18 +171,7 @@ class ProgressiveDistillationModule(ExitNetworksModule):
     @override
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         check_labelled(batch)
-        terms = self.losses(self(batch), batch.labels)
-        loss = torch.stack(list(terms.values())).sum()
-        self.train_means.update(
-            {"train/loss": loss} | {f"train/loss/{name}": term for name, term in terms.items()}, len(batch)
-        )
-        self.log("loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, logger=False)
-        return loss
-
-    @override
-    def on_train_epoch_end(self) -> None:
-        self.log_dict(self.train_means.compute())
-        self.train_means.reset()
+        return self.log_training(self.losses(self(batch), batch.labels), len(batch), batch_idx)
 
     @override
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:

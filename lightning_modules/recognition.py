@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -18,14 +17,15 @@ from lightning_modules.analysis.target import AnalysisTarget
 from lightning_modules.checkpoints import without_weights
 from lightning_modules.ensemble import average_views
 from lightning_modules.hyper_parameters import live_arguments
-from lightning_modules.metrics import ClassificationMetrics, RunningMeans, hard_labels
+from lightning_modules.metrics import ClassificationMetrics, hard_labels
 from lightning_modules.parameter_rules import ParameterRule, build_optimizer, with_schedule
 from lightning_modules.predictions import Predictions
+from lightning_modules.training_log import TrainingLog
 
 MultiLabelLoss = Literal["binary", "softmax"]
 
 
-class RecognitionModule(LightningModule):
+class RecognitionModule(TrainingLog):
     """One network on one stream, learning from labels.
 
     Logs ``train/loss``, every term of it as ``train/loss/<term>``, ``train/top1``; and over whole splits ``val/`` and
@@ -82,7 +82,6 @@ class RecognitionModule(LightningModule):
         self.parameter_rules = parameter_rules or []
         self.freeze_batch_norm = freeze_batch_norm
         self.num_classes = num_classes_of(network)
-        self.train_means = RunningMeans()
         self.val_metrics = ClassificationMetrics(self.num_classes, multi_label=multi_label)
         self.test_metrics = ClassificationMetrics(self.num_classes, multi_label=multi_label)
 
@@ -139,14 +138,8 @@ class RecognitionModule(LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         check_labelled(batch, multi_label=self.multi_label)
         logits, others = self.answer(batch)
-        terms = self.losses(logits, batch.labels) | others
-        self._log_training(logits, batch.labels, terms)
-        return _sum(terms)
-
-    @override
-    def on_train_epoch_end(self) -> None:
-        self.log_dict(self.train_means.compute())
-        self.train_means.reset()
+        scores = {} if self.multi_label else {"top1": _accuracy(logits, batch.labels)}
+        return self.log_training(self.losses(logits, batch.labels) | others, len(batch), batch_idx, **scores)
 
     @override
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:  # type: ignore[override]
@@ -194,19 +187,14 @@ class RecognitionModule(LightningModule):
             metrics.update(logits, batch.labels, _sum(self.losses(logits, batch.labels)))
         return Predictions(batch.paths, logits, batch.seconds, batch.failures)
 
-    def _log_training(self, logits: Tensor, labels: Tensor, terms: dict[str, Tensor]) -> None:
-        """Take in means for the epoch, and show the loss of this step in the progress bar alone."""
-        loss = _sum(terms).detach()
-        values = {"train/loss": loss} | {f"train/loss/{name}": term for name, term in terms.items()}
-        if not self.multi_label:
-            values["train/top1"] = (logits.argmax(dim=1) == hard_labels(labels)).float().mean()
-        self.train_means.update(values, len(labels))
-        self.log("loss", loss, on_step=True, on_epoch=False, prog_bar=True, logger=False)
-
     def _log_metrics(self, split: str, metrics: ClassificationMetrics) -> None:
         for name, value in metrics.compute().items():
             self.log(f"{split}/{name}", value, prog_bar=name in ("top1", "mAP"), sync_dist=True)
         metrics.reset()
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) == hard_labels(labels)).float().mean()
 
 
 def _sum(terms: dict[str, Tensor]) -> Tensor:
