@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 UT_INTERACTION ?= data/ut_interaction
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench-reader bench-lazy bench-distillation bench-features bench-resolution bench-streams bench-prepare results
+.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench bench-gpu bench-reader bench-lazy bench-distillation bench-features bench-resolution bench-streams bench-prepare results
 .SECONDARY:
 SHELL := bash
 .SHELLFLAGS := -e -o pipefail -c
@@ -107,6 +107,12 @@ lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.installed ## measure loader, training, inference and scaling, into one table (after `make demo`); some: PARTS=loader
+	$(BIN)/python tests/benchmarks/bench.py $(PARTS)
+
+bench-gpu: $(VENV)/.installed ## training and inference on a GPU by precision and layout; whether the loader keeps up
+	$(BIN)/python tests/benchmarks/bench_gpu.py
 
 bench-reader: $(VENV)/.installed ## time the reader against bare decoding, decord and PyAV; VIDEOS="a.mp4 b.avi": on them
 	$(BIN)/python tests/benchmarks/bench_reader.py $(VIDEOS)

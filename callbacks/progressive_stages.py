@@ -56,6 +56,7 @@ class ProgressiveStages(Callback):
         self.first_epochs: list[int] = []
         self.stage = 0
         self._announced: int | None = None
+        self._logged_epoch: int | None = None
         if not self.teachers or len(self.lengths) != len(self.teachers) or min(self.lengths) <= 0:
             raise ValueError(
                 "`stages`: expected at least one of `teachers`, and a positive length for each in `lengths`; came "
@@ -100,7 +101,9 @@ class ProgressiveStages(Callback):
 
     @override
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Taught, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
-        pl_module.log("stage", float(self.stage + 1), prog_bar=True)
+        if self._logged_epoch != trainer.current_epoch:  # it stands in the rows and lines of the epoch from then on
+            self._logged_epoch = trainer.current_epoch
+            pl_module.log("stage", float(self.stage + 1), prog_bar=True)
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -39,6 +39,14 @@ class StepSeeds(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         seed = step_seed(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
-        torch.manual_seed(seed)
+        _seed_torch(seed, pl_module.device)
         random.seed(seed)
         np.random.seed(seed % 2**32)
+
+
+def _seed_torch(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed` also seeds accelerators; for each that nothing has used yet it formats a stack."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

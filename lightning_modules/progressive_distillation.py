@@ -23,11 +23,12 @@ from lightning_modules.losses import SoftTargetLoss, hard_label_cross_entropy
 from lightning_modules.metrics import AccuracyPerExit, hard_labels
 from lightning_modules.networks.early_exit import FINAL
 from lightning_modules.parameter_rules import ParameterRule, build_optimizer, build_scheduler, with_schedule
+from lightning_modules.training_log import TrainingLog
 
 OWN, LABELS = "own", "labels"
 
 
-class ProgressiveDistillationModule(ExitNetworksModule):
+class ProgressiveDistillationModule(ExitNetworksModule, TrainingLog):
     """Internal classifiers of trained, frozen networks, learning from the networks' own classifiers.
 
     ::
@@ -170,12 +171,7 @@ class ProgressiveDistillationModule(ExitNetworksModule):
     @override
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         check_labelled(batch)
-        terms = self.losses(self(batch), batch.labels)
-        loss = torch.stack(list(terms.values())).sum()
-        values = {"train/loss": loss.detach()} | {f"train/loss/{name}": term.detach() for name, term in terms.items()}
-        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
-        self.log("loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, logger=False)
-        return loss
+        return self.log_training(self.losses(self(batch), batch.labels), len(batch), batch_idx)
 
     @override
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -21,11 +20,12 @@ from lightning_modules.hyper_parameters import live_arguments
 from lightning_modules.metrics import ClassificationMetrics, hard_labels
 from lightning_modules.parameter_rules import ParameterRule, build_optimizer, with_schedule
 from lightning_modules.predictions import Predictions
+from lightning_modules.training_log import TrainingLog
 
 MultiLabelLoss = Literal["binary", "softmax"]
 
 
-class RecognitionModule(LightningModule):
+class RecognitionModule(TrainingLog):
     """One network on one stream, learning from labels.
 
     Logs ``train/loss``, every term of it as ``train/loss/<term>``, ``train/top1``; and over whole splits ``val/`` and
@@ -138,9 +138,8 @@ class RecognitionModule(LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         check_labelled(batch, multi_label=self.multi_label)
         logits, others = self.answer(batch)
-        terms = self.losses(logits, batch.labels) | others
-        self._log_training(logits, batch.labels, terms)
-        return _sum(terms)
+        scores = {} if self.multi_label else {"top1": _accuracy(logits, batch.labels)}
+        return self.log_training(self.losses(logits, batch.labels) | others, len(batch), batch_idx, **scores)
 
     @override
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Predictions:  # type: ignore[override]
@@ -188,19 +187,14 @@ class RecognitionModule(LightningModule):
             metrics.update(logits, batch.labels, _sum(self.losses(logits, batch.labels)))
         return Predictions(batch.paths, logits, batch.seconds, batch.failures)
 
-    def _log_training(self, logits: Tensor, labels: Tensor, terms: dict[str, Tensor]) -> None:
-        """Log means over the epoch, and the loss of this step to the progress bar alone."""
-        loss = _sum(terms).detach()
-        values = {"train/loss": loss} | {f"train/loss/{name}": term.detach() for name, term in terms.items()}
-        if not self.multi_label:
-            values["train/top1"] = (logits.argmax(dim=1) == hard_labels(labels)).float().mean()
-        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels))
-        self.log("loss", loss, on_step=True, on_epoch=False, prog_bar=True, logger=False)
-
     def _log_metrics(self, split: str, metrics: ClassificationMetrics) -> None:
         for name, value in metrics.compute().items():
             self.log(f"{split}/{name}", value, prog_bar=name in ("top1", "mAP"), sync_dist=True)
         metrics.reset()
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) == hard_labels(labels)).float().mean()
 
 
 def _sum(terms: dict[str, Tensor]) -> Tensor:

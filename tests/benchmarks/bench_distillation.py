@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from interleaved import quartiles, ratios
+from random_batch import random_batch
 from rich.console import Console
 from rich.table import Table
 
@@ -46,16 +47,9 @@ def paper_networks() -> Networks:
     return {s: EarlyExitNetwork(backbone, layouts[s]) for s, backbone in backbones.items()}
 
 
-def random_batch(batch_size: int, side: int) -> ClipBatch:
-    return ClipBatch(
-        streams={s: torch.randn(batch_size, 3, channels, side, side) for s, channels in CHANNELS.items()},
-        labels=torch.zeros(batch_size, dtype=torch.int64),
-        indices=torch.arange(batch_size),
-        paths=[""] * batch_size,
-        seconds=torch.zeros(batch_size, dtype=torch.float64),
-        corrupt_frames=torch.zeros(batch_size, dtype=torch.int64),
-        substituted=torch.zeros(batch_size, dtype=torch.bool),
-    )
+def clips_of(batch_size: int, side: int) -> ClipBatch:
+    """Three frames of each stream."""
+    return random_batch(batch_size, 3, {stream: (channels, side) for stream, channels in CHANNELS.items()})
 
 
 def classifiers_of(networks: Networks) -> list[torch.nn.Parameter]:
@@ -153,8 +147,8 @@ def main() -> None:
         f"{platform.machine()}, {torch.get_num_threads()} threads; torch {torch.__version__}; {rounds} rounds"
     )
     table = Table("job", "baseline", "ratio", "quartiles")
-    demo = Step(demo_networks(), random_batch(24, 112))
-    paper = Step(paper_networks(), random_batch(4, 224))
+    demo = Step(demo_networks(), clips_of(24, 112))
+    paper = Step(paper_networks(), clips_of(4, 224))
     with tempfile.TemporaryDirectory() as folder:
         make_demo_data(folder, num_train=120, num_val=12, num_test=12)
         run = Run(Path(folder), demo_networks())

@@ -9,18 +9,17 @@ with its quartiles; at least 0.90 is wanted. Run by `make bench-prepare`, on a s
 import argparse
 import io
 import platform
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from functools import partial
-from itertools import cycle, islice
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
+from encoded_videos import copies
 from interleaved import quartiles, ratios
 from rich.console import Console
 
@@ -82,15 +81,10 @@ def in_a_new_folder(job: Callable[[list[str], str], None], paths: list[str]) -> 
         job(paths, folder)
 
 
-def copies(videos: list[Path], count: int, folder: Path) -> list[str]:
-    """As many videos as `count`, under names of their own."""
-    if not videos:
-        videos = [folder / "scene.mp4"]
-        synthetic_video(videos[0])
-    targets = [folder / f"{number:04d}{video.suffix}" for number, video in enumerate(islice(cycle(videos), count))]
-    for video, target in zip(cycle(videos), targets, strict=False):
-        shutil.copy(video, target)
-    return [str(target) for target in targets]
+def scene_in(folder: Path) -> list[Path]:
+    """The synthetic video alone."""
+    synthetic_video(folder / "scene.mp4")
+    return [folder / "scene.mp4"]
 
 
 def main() -> None:
@@ -103,7 +97,8 @@ def main() -> None:
     versions = f"{num_cpus()} CPUs; {platform.platform()}; PyAV {av.__version__}"
     console.print(f"{platform.processor() or platform.machine()}, {versions}; {arguments.rounds} rounds")
     with TemporaryDirectory() as folder:
-        paths = copies(arguments.videos, arguments.count, Path(folder))
+        videos = arguments.videos or scene_in(Path(folder))
+        paths = copies(videos, arguments.count, Path(folder))
         jobs = (partial(in_a_new_folder, job, paths) for job in (bare_on_all_cores, ours))
         middle, spread = quartiles(ratios(*jobs, arguments.rounds, f"{len(paths)} videos"))
     console.print(f"{len(paths)} videos: throughput over that of a bare loop {middle}, quartiles {spread}")

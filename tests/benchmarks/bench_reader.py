@@ -20,6 +20,7 @@ from pathlib import Path
 import av
 from encoded_videos import described, encoded
 from interleaved import Clock, Job, in_turns, over, quartiles
+from plain_pyav import keyframes_rgb, seek_and_decode_rgb
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -69,29 +70,6 @@ class BareDecoder:
 
     def whole(self) -> None:
         self.decode(0, len(self._packets))
-
-
-def seek_and_decode_rgb(path: str, runs: list[list[float]]) -> None:
-    """Plain PyAV: open; for each run of times seek to the keyframe before it, decode, convert its frames to RGB."""
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        for run in runs:
-            container.seek(int(run[0] / stream.time_base), stream=stream)
-            for frame in container.decode(stream):
-                if frame.time >= run[0] - 1e-6:
-                    frame.to_ndarray(format="rgb24")
-                if frame.time >= run[-1] - 1e-6:
-                    break
-
-
-def keyframes_only(path: str) -> None:
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        stream.codec_context.skip_frame = "NONKEY"
-        for frame in container.decode(stream):
-            frame.to_ndarray(format="rgb24")
 
 
 def decord_frames(path: str, numbers: list[int]) -> Job | None:
@@ -166,7 +144,7 @@ def jobs(path: str) -> dict[str, dict[str, Job | None]]:
             "bare": bare.whole,
             "least": lambda: bare.positions(iframe_places),
             "decord RGB": decord_frames(path, [gop.start for gop in index.gops]),
-            "PyAV RGB": lambda: keyframes_only(path),
+            "PyAV RGB": lambda: keyframes_rgb(path),
         },
     }
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from interleaved import quartiles, ratios
+from random_batch import random_batch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -36,17 +37,9 @@ def config_of(name: str, **options: Any) -> Config:
     return {"class_path": f"lightning_modules.networks.{name}", "init_args": {"num_classes": 12, **options}}
 
 
-def random_batch(batch_size: int, frames: int, low: int) -> ClipBatch:
-    sides = {"rgb": low, "rgb_high": 2 * low}
-    return ClipBatch(
-        streams={name: torch.randn(batch_size, frames, 3, side, side) for name, side in sides.items()},
-        labels=torch.zeros(batch_size, dtype=torch.int64),
-        indices=torch.arange(batch_size),
-        paths=[""] * batch_size,
-        seconds=torch.zeros(batch_size, dtype=torch.float64),
-        corrupt_frames=torch.zeros(batch_size, dtype=torch.int64),
-        substituted=torch.zeros(batch_size, dtype=torch.bool),
-    )
+def clips_of(batch_size: int, frames: int, low: int) -> ClipBatch:
+    """Both views."""
+    return random_batch(batch_size, frames, {"rgb": (3, low), "rgb_high": (3, 2 * low)})
 
 
 def teacher_of(config: Config, folder: Path) -> FrozenTeacher:
@@ -107,7 +100,7 @@ def main() -> None:
             ("demo: ResNet-10 of width 16, 112 to 56, 24 x 3", config_of("resnet10", width=16), (24, 3, 56)),
             ("ResNet-50 to itself, 224 to 112, 2 x 4", config_of("resnet50"), (2, 4, 112)),
         ):
-            step = Step(config, random_batch(*batch), Path(folder))
+            step = Step(config, clips_of(*batch), Path(folder))
             steps.add_row(name, *quartiles(ratios(step.ours, step.necessary, rounds, name)))
     console.print(steps)
     network = resnet50(200).eval().to(memory_format=torch.channels_last)

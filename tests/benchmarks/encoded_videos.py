@@ -1,6 +1,8 @@
 """Videos to measure, encoded as for training: given ones, or a synthetic scene."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,14 @@ def encoded(videos: list[Path], codec: Codec, folder: Path) -> list[str]:
         reencode(video, target, codec=codec, gop_size=GOP_SIZE)
     if not videos:
         encode_frames(synthetic_frames(), targets[0], codec=codec, gop_size=GOP_SIZE)
+    return [str(target) for target in targets]
+
+
+def copies(videos: Sequence[Path], count: int, folder: Path) -> list[str]:
+    """As many videos as `count`, under names of their own."""
+    targets = [folder / f"{number:04d}{video.suffix}" for number, video in enumerate(islice(cycle(videos), count))]
+    for video, target in zip(cycle(videos), targets, strict=False):
+        shutil.copy(video, target)
     return [str(target) for target in targets]
 
 

@@ -13,24 +13,21 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import av
 import torch
+from demo_split import forgetful, load_split, read
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from datamodules.annotations import ClassFolders
-from datamodules.clip import ClipBatch
 from datamodules.clip_dataset import ClipDataset
 from datamodules.compressed_video import CompressedVideoDataModule
-from datamodules.index_cache import IndexCache
 from datamodules.lazy_clip_dataset import LazyClipDataset
-from datamodules.stream_views import normalise_batch
 from lightning_modules.analysis.efficiency import exit_costs
 from lightning_modules.analysis.trade_off import ExitCosts, choose_threshold, sweep
 from lightning_modules.ensemble import average_views, combine, exit_at, fit_exit_scales, take
@@ -95,15 +92,6 @@ def load_networks(arguments: argparse.Namespace) -> EarlyExitNetworks:
     return attach_exits(sources, {}).networks.eval()
 
 
-def load_split(data: CompressedVideoDataModule, split: str) -> ClipDataset:
-    data.setup({"val": "validate"}.get(split, split))
-    return data.val_dataloader().dataset if split == "val" else data.test_dataloader().dataset  # type: ignore[return-value]
-
-
-def read(dataset: ClipDataset, numbers: range) -> ClipBatch:
-    return normalise_batch(dataset.reader.views, dataset.collate([dataset[number] for number in numbers]))
-
-
 def batches(size: int, batch_size: int) -> Iterator[range]:
     return (range(start, min(start + batch_size, size)) for start in range(0, size, batch_size))
 
@@ -117,12 +105,6 @@ def gather(networks: EarlyExitNetworks, dataset: ClipDataset) -> tuple[dict[str,
         logits.append(average_views(networks(batch.streams), batch.num_views))
         labels.append(batch.labels)
     return dict(zip(networks.exit_names, torch.cat(logits).unbind(1), strict=True)), torch.cat(labels)
-
-
-def forgetful(dataset: ClipDataset) -> ClipDataset:
-    """The same without any index."""
-    source = replace(dataset.reader.source, indices=IndexCache())
-    return ClipDataset(dataset.records, replace(dataset.reader, source=source))
 
 
 def seconds(job: Job, dataset: ClipDataset, numbers: range, clock: Clock, *, keep: bool) -> float:
