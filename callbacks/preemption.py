@@ -77,8 +77,8 @@ class Preemption(Checkpoint):
         """The most that ranks told each other a step ago, the same on all; they do so again, without waiting for it."""
         if trainer.world_size == 1:
             return self.told
-        told = torch.tensor(self.told, device=trainer.strategy.root_device)
-        before, self._told_by_all = self._told_by_all, trainer.strategy.reduce(told, reduce_op="max")
+        before, self._told_by_all = self._told_by_all, torch.tensor(self.told, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(self._told_by_all, torch.distributed.ReduceOp.MAX)
         return int(before)
 
     def _leave(self, trainer: pl.Trainer) -> None:
