@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
+from typing import BinaryIO
 
 import numpy as np
 from av.container import InputContainer
@@ -18,13 +19,13 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from datamodules.bitstream.coded_pictures import CodedPicture, coded_pictures
-from datamodules.bitstream.container import MAX_PIXELS, limit_decoder, open_container
+from datamodules.bitstream.container import MAX_PIXELS, open_container
 from datamodules.bitstream.errors import UnreadableVideoError
 from datamodules.bitstream.frames import MOTION_STREAMS
 from datamodules.bitstream.headers import NOTHING, Picture, PictureParser
+from datamodules.bitstream.orientation import rotation_of
 
 _NO_PTS = np.iinfo(np.int64).min
-_ROTATING_CONTAINERS = {"mov", "matroska"}
 _SLICE_SLACK = 32  # bytes by which a container may misplace a packet (Matroska: its block header)
 
 
@@ -174,21 +175,21 @@ def build_index(path: str | os.PathLike[str]) -> VideoIndex:
     if not os.path.getsize(path):
         raise UnreadableVideoError(path, "the file is empty", "fetch it again, or leave it out of the list")
     try:
-        with open_container(path) as container:
+        with open_container(path) as container, open(path, "rb") as file:
             if not container.streams.video:
                 raise UnreadableVideoError(path, "it holds no video stream", "leave it out of the list")
-            return _index_container(path, container)
+            return _index_container(path, container, file)
     except (FFmpegError, EOFError, IndexError, UnicodeError) as error:
         raise UnreadableVideoError(
             path, f"its container or headers cannot be parsed ({error})", "fetch it again, or re-encode it"
         ) from error
 
 
-def _index_container(path: str, container: InputContainer) -> VideoIndex:
+def _index_container(path: str, container: InputContainer, file: BinaryIO) -> VideoIndex:
     stream = container.streams.video[0]
     context = _checked_context(path, stream)
     parser = PictureParser(context.name, context.extradata or b"")
-    offsets, sizes, pts, headers = _locate_pictures(path, container, parser)
+    offsets, sizes, pts, headers = _locate_pictures(file, container, parser)
     types = "".join(header.type for header in headers)
     if "I" not in types:
         raise UnreadableVideoError(path, "its video stream holds no I-frame", "fetch it again, or re-encode it")
@@ -203,7 +204,7 @@ def _index_container(path: str, container: InputContainer) -> VideoIndex:
         codec=context.name,
         width=context.width,
         height=context.height,
-        rotation=_rotation(container),
+        rotation=rotation_of(container, file.fileno()),
         extradata=context.extradata or b"",
         frame_duration=frame_duration,
         offsets=offsets,
@@ -229,15 +230,14 @@ def _checked_context(path: str, stream: VideoStream) -> VideoCodecContext:
 
 
 def _locate_pictures(
-    path: str, container: InputContainer, parser: PictureParser
+    file: BinaryIO, container: InputContainer, parser: PictureParser
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Picture]]:
     """Offsets, sizes and presentation times, (P,) int64, and headers of the coded pictures."""
     rows, headers = [], []
-    with open(path, "rb") as file:
-        for picture in coded_pictures(container, parser):
-            time = _NO_PTS if picture.pts is None else picture.pts
-            rows.append((_find_slice(file.fileno(), picture), len(picture.data), time))
-            headers.append(picture.header)
+    for picture in coded_pictures(container, parser):
+        time = _NO_PTS if picture.pts is None else picture.pts
+        rows.append((_find_slice(file, picture), len(picture.data), time))
+        headers.append(picture.header)
     offsets, sizes, pts = np.array(rows, np.int64).reshape(-1, 3).T
     return offsets.copy(), sizes.copy(), pts, headers
 
@@ -247,23 +247,10 @@ def _order_obstacle(container: InputContainer, parser: PictureParser, types: str
     may_reorder = (
         "B" in types if parser.exports_vectors else bool(container.streams.video[0].codec_context.has_b_frames)
     )
+    if not may_reorder or parser.types_tell_order:
+        return None
     stores_order = container.format.name != "avi" and (pts != _NO_PTS).all() and len(np.unique(pts)) == len(pts)
-    if may_reorder and not stores_order and not parser.types_tell_order:
-        return "its container does not store when its B-frames are shown"
-    return None
-
-
-def _rotation(container: InputContainer) -> int:
-    """Degrees counterclockwise, from the first frame: PyAV shows a stream's display matrix there alone."""
-    if not _ROTATING_CONTAINERS.intersection(container.format.name.split(",")):
-        return 0
-    try:
-        limit_decoder(container.streams.video[0])
-        container.seek(0)
-        first = next(container.decode(container.streams.video[0]))
-    except (FFmpegError, StopIteration):
-        return 0
-    return round(first.rotation / 90) * 90 % 360
+    return None if stores_order else "its container does not store when its B-frames are shown"
 
 
 def _entries(headers: list[Picture]) -> np.ndarray:
@@ -295,11 +282,13 @@ def _order_by_types(types: str) -> np.ndarray:
     return np.array(order + waiting)
 
 
-def _find_slice(descriptor: int, picture: CodedPicture) -> int:
+def _find_slice(file: BinaryIO, picture: CodedPicture) -> int:
     """Offset in the file at which a picture stands, -1 where it stands nowhere near its position."""
     if picture.position is None:
         return -1
-    found = os.pread(descriptor, len(picture.data) + _SLICE_SLACK, picture.position).find(picture.data)
+    file.seek(picture.position)
+    around = file.read(len(picture.data) + _SLICE_SLACK)
+    found = 0 if around.startswith(picture.data) else around.find(picture.data)
     return picture.position + found if found >= 0 else -1
 
 
