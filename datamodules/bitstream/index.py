@@ -123,21 +123,21 @@ class VideoIndex:
     @cached_property
     def gop_places(self) -> tuple[int, ...]:
         """The place in the order shown at which each GOP starts, and the one behind the last GOP."""
-        starts = (place for place, picture in enumerate(self.shown) if self.types[picture] == "I")
+        starts = (place for place, picture in enumerate(self.shown.tolist()) if self.types[picture] == "I")
         return (*starts, len(self.shown))
 
     @cached_property
     def gops(self) -> tuple[Gop, ...]:
         """The GOPs in the order shown; frames before the first I-frame cannot be decoded and belong to none."""
-        bounds, times = self.gop_places, self.times[self.shown] - self.times.min()
-        times = np.append(times, times.max() + self.frame_duration)
-        types = "".join(self.types[picture] for picture in self.shown)
+        bounds, seconds = self.gop_places, self.times[self.shown] - self.times.min()
+        times = [*seconds.tolist(), float(seconds.max()) + self.frame_duration]
+        types = "".join(self.types[picture] for picture in self.shown.tolist())
         return tuple(
             Gop(
                 start=first - bounds[0],
                 length=behind - first,
-                start_time=float(times[first]),
-                duration=float(times[behind] - times[first]),
+                start_time=times[first],
+                duration=times[behind] - times[first],
                 frame_types=types[first:behind],
             )
             for first, behind in pairwise(bounds)
