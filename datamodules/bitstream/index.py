@@ -25,7 +25,6 @@ from datamodules.bitstream.frames import MOTION_STREAMS
 from datamodules.bitstream.headers import NOTHING, Picture, PictureParser
 from datamodules.bitstream.orientation import rotation_of
 
-_NO_PTS = np.iinfo(np.int64).min
 _SLICE_SLACK = 32  # bytes by which a container may misplace a packet (Matroska: its block header)
 
 
@@ -207,8 +206,8 @@ def _index_container(path: str, container: InputContainer, file: BinaryIO) -> Vi
         rotation=rotation_of(container, file.fileno()),
         extradata=context.extradata or b"",
         frame_duration=frame_duration,
-        offsets=offsets,
-        sizes=sizes,
+        offsets=np.array(offsets, np.int64),
+        sizes=np.array(sizes, np.int64),
         times=times,
         types=types,
         shown=shown,
@@ -231,25 +230,26 @@ def _checked_context(path: str, stream: VideoStream) -> VideoCodecContext:
 
 def _locate_pictures(
     file: BinaryIO, container: InputContainer, parser: PictureParser
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Picture]]:
-    """Offsets, sizes and presentation times, (P,) int64, and headers of the coded pictures."""
-    rows, headers = [], []
+) -> tuple[list[int], list[int], list[int | None], list[Picture]]:
+    """Offsets, sizes, presentation times and headers of the P coded pictures."""
+    # Lists as far as it goes: of a few dozen pictures, arrays take longer to set up than all that is done to them.
+    offsets, sizes, pts, headers = [], [], [], []
     for picture in coded_pictures(container, parser):
-        time = _NO_PTS if picture.pts is None else picture.pts
-        rows.append((_find_slice(file, picture), len(picture.data), time))
+        offsets.append(_find_slice(file, picture))
+        sizes.append(len(picture.data))
+        pts.append(picture.pts)
         headers.append(picture.header)
-    offsets, sizes, pts = np.array(rows, np.int64).reshape(-1, 3).T
-    return offsets.copy(), sizes.copy(), pts, headers
+    return offsets, sizes, pts, headers
 
 
-def _order_obstacle(container: InputContainer, parser: PictureParser, types: str, pts: np.ndarray) -> str | None:
+def _order_obstacle(container: InputContainer, parser: PictureParser, types: str, pts: list[int | None]) -> str | None:
     """Why the order in which frames are shown is not known."""
     may_reorder = (
         "B" in types if parser.exports_vectors else bool(container.streams.video[0].codec_context.has_b_frames)
     )
     if not may_reorder or parser.types_tell_order:
         return None
-    stores_order = container.format.name != "avi" and (pts != _NO_PTS).all() and len(np.unique(pts)) == len(pts)
+    stores_order = container.format.name != "avi" and None not in pts and len(set(pts)) == len(pts)
     return None if stores_order else "its container does not store when its B-frames are shown"
 
 
@@ -262,8 +262,8 @@ def _entries(headers: list[Picture]) -> np.ndarray:
 
 def _order_shown(types: str, seconds: np.ndarray) -> np.ndarray:
     """(F,) int64: the pictures that are shown, by time."""
-    pictures = np.flatnonzero(np.array(list(types)) != NOTHING.type)
-    return pictures[np.argsort(seconds[pictures], kind="stable")]
+    pictures = [number for number, kind in enumerate(types) if kind != NOTHING.type]
+    return np.array(sorted(pictures, key=seconds.tolist().__getitem__), np.int64)
 
 
 def _order_by_types(types: str) -> np.ndarray:
@@ -292,10 +292,10 @@ def _find_slice(file: BinaryIO, picture: CodedPicture) -> int:
     return picture.position + found if found >= 0 else -1
 
 
-def _seconds(pts: np.ndarray, time_base: Fraction, frame_duration: float) -> np.ndarray:
-    if (pts == _NO_PTS).any():
+def _seconds(pts: list[int | None], time_base: Fraction, frame_duration: float) -> np.ndarray:
+    if None in pts:
         return np.arange(len(pts)) * frame_duration
-    return pts * float(time_base)
+    return np.array(pts, np.int64) * float(time_base)
 
 
 def _structure_obstacle(headers: list[Picture]) -> str | None:
