@@ -1,25 +1,17 @@
 """Keeps the indices of videos, in memory and on disk, so that a file is demuxed once and not once per sample."""
 
 import hashlib
-import json
 import os
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import fields
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
-
-import numpy as np
 
 from datamodules.bitstream import VideoIndex, build_index
+from datamodules.index_record import Stamp, decode_index, encode_index
+from datamodules.shared_records import SharedRecords
 from datamodules.whole_file import written_whole
-
-_VERSION = 2
-_ARRAYS = ("offsets", "sizes", "times", "shown", "entries")
-_UNUSABLE = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
-
-Stamp = tuple[int, int]
 
 
 class IndexCache:
@@ -42,6 +34,13 @@ class IndexCache:
         self.directory = None if directory is None else Path(directory)
         self.capacity, self.must_store = capacity, must_store
         self._memory: OrderedDict[str, tuple[Stamp, VideoIndex]] = OrderedDict()
+        self._shared: SharedRecords | None = None
+
+    def share(self) -> None:
+        """Lets this process and those that it starts from now on use each other's indices, directory or not."""
+        if self.directory is None and self._shared is None:
+            with suppress(OSError):  # no room for temporary files: each process keeps its own
+                self._shared = SharedRecords()
 
     def get(self, path: str) -> VideoIndex:
         """The index of the video at `path`.
@@ -64,22 +63,40 @@ class IndexCache:
         """Where the index of `path` is stored."""
         if self.directory is None:
             return None
-        key = hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()
-        return self.directory / key[:2] / f"{key[2:34]}.npz"
+        key = _key_of(path).hex()
+        return self.directory / key[:2] / f"{key[2:]}.index"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | ({} if get_spawning_popen() else {"_shared": None})
 
     def _load_or_build(self, path: str, stamp: Stamp | None) -> VideoIndex:
-        file = self.file_of(path)
-        if file is None or stamp is None:
+        if stamp is None:
             return build_index(path)
-        with suppress(*_UNUSABLE):
-            return load_index(file, path, stamp)
+        with suppress(OSError, ValueError):
+            record = self._stored(path)
+            if record is not None:
+                return decode_index(record, path, stamp)
         index = build_index(path)
         try:
-            save_index(index, file, stamp)
+            self._store(path, index, stamp)
         except OSError:  # a cache that cannot be written costs time, not the run
             if self.must_store:
                 raise
         return index
+
+    def _stored(self, path: str) -> bytes | None:
+        file = self.file_of(path)
+        if file is not None:
+            return file.read_bytes()
+        return None if self._shared is None else self._shared.get(_key_of(path))
+
+    def _store(self, path: str, index: VideoIndex, stamp: Stamp) -> None:
+        file = self.file_of(path)
+        if file is not None:
+            with written_whole(file, synced=False) as temporary:
+                temporary.write_bytes(encode_index(index, stamp))
+        elif self._shared is not None:
+            self._shared.add(_key_of(path), encode_index(index, stamp))
 
 
 def file_stamp(path: str) -> Stamp | None:
@@ -91,33 +108,6 @@ def file_stamp(path: str) -> Stamp | None:
     return status.st_size, status.st_mtime_ns
 
 
-def save_index(index: VideoIndex, file: Path, stamp: Stamp) -> None:
-    """Writes an index, whole or not at all, as numpy arrays and JSON."""
-    values: dict[str, Any] = {field.name: getattr(index, field.name) for field in fields(index)}
-    arrays = {name: values.pop(name) for name in _ARRAYS}
-    values["extradata"] = values["extradata"].hex()
-    values["path"] = os.path.abspath(index.path)
-    text = json.dumps({"version": _VERSION, "stamp": stamp, "index": values})
-    with written_whole(file) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, meta=np.frombuffer(text.encode(), np.uint8), **arrays)
-
-
-def load_index(file: Path, path: str, stamp: Stamp) -> VideoIndex:
-    """Reads what `save_index` wrote for the file `path` when its stamp was `stamp`.
-
-    Raises:
-        ValueError: it was written for another file, another state of it, or by another version.
-        OSError, KeyError, TypeError, EOFError, BadZipFile: it is missing or torn.
-    """
-    with np.load(file, allow_pickle=False) as stored:
-        meta = json.loads(stored["meta"].tobytes())
-        arrays = {name: stored[name] for name in _ARRAYS}
-    values = meta["index"]
-    expected = (_VERSION, list(stamp), os.path.abspath(path))
-    if (meta["version"], meta["stamp"], values["path"]) != expected:
-        raise ValueError(f"{file}: expected an index of {expected}, got another's")
-    values |= {
-        "path": path,
-        "extradata": bytes.fromhex(values["extradata"]),
-    }
-    return VideoIndex(**values, **arrays)
+def _key_of(path: str) -> bytes:
+    """16 bytes."""
+    return hashlib.sha256(os.fsencode(os.path.abspath(path))).digest()[:16]

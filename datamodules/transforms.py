@@ -9,6 +9,7 @@ quantised, so that 0 stays 0 and nothing overflows, and the crop is resized afte
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, product
 from typing import Literal
 
@@ -271,5 +272,11 @@ def normalisation(stream: str) -> tuple[list[float], list[float]]:
 
 def normalise(stream: str, frames: Tensor) -> Tensor:
     """What the network sees: (..., C, H, W) uint8 -> float32, on the device that `frames` are on."""
-    mean, std = (torch.tensor(values, device=frames.device).view(-1, 1, 1) for values in normalisation(stream))
+    mean, std = _normalisation_on(stream, frames.device)
     return frames.float().div_(255).sub_(mean).div_(std)
+
+
+@cache
+def _normalisation_on(stream: str, device: torch.device) -> tuple[Tensor, ...]:
+    with torch.inference_mode(False):  # for training, too
+        return tuple(torch.tensor(values, device=device).view(-1, 1, 1) for values in normalisation(stream))

@@ -85,7 +85,8 @@ class VideoDataModule(LightningDataModule):
             uses the user's cache folder.
         reencode_size: (width, height) in pixels of all videos: those of another size are read from stand-ins too.
             CoViAR: 340, 256. None: videos keep their size.
-        index_cache: folder that keeps the videos' indices between runs; None: in memory.
+        index_cache: folder that keeps the videos' indices between runs, for all processes; None: for the run alone, in
+            memory; what one worker has read, all of its process have, by a temporary file of 256 MB at most.
         on_corrupt: what to do about a damaged frame: "raise" counts its video as unreadable, "skip" lets the last
             intact frame before it in its GOP stand in, and names such videos in the logs and reports.
         lazy: whether test and predict give `LazyClipBatch`es, read and decoded by the model stream by stream, for
@@ -345,6 +346,8 @@ class VideoDataModule(LightningDataModule):
         """A private generator: loading takes nothing from torch's global one, so that models can be resumed."""
         # Features come out of memory: another process would take as long to hand them over.
         num_workers = 0 if isinstance(dataset, FeatureDataset) else self.num_workers
+        if num_workers:
+            self.reader.source.indices.share()
         return {
             "sampler": sampler,
             "collate_fn": dataset.collate,

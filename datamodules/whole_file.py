@@ -18,13 +18,14 @@ _TEMPORARY = re.compile(r"\..*\.(?:([0-9a-f]{6})([0-9a-f]{6})[0-9a-f]{4}|part)(?
 
 
 @contextmanager
-def written_whole(path: PathLike, *, shared: bool = True) -> Iterator[Path]:
+def written_whole(path: PathLike, *, shared: bool = True, synced: bool = True) -> Iterator[Path]:
     """Yields a path beside `path`: what is written there replaces `path` on success, and is removed on any exception.
 
     Args:
         path: the file to write; its folder is made when missing.
         shared: whether several processes may write `path` at a time. If not, the temporary name is fixed
             (`.part` behind the stem), so that killed processes leave one such file at most.
+        synced: whether it is on the disk when this ends. If not, a crash of the machine may leave it torn.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -32,12 +33,13 @@ def written_whole(path: PathLike, *, shared: bool = True) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}.{infix}{target.suffix}")
     try:
         yield temporary
-        _sync(temporary)
+        if synced:
+            _sync(temporary)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # elsewhere folders cannot be opened
+    if synced and os.name == "posix":  # elsewhere folders cannot be opened
         _sync(target.parent)
 
 

@@ -103,7 +103,10 @@ class _LazyRun:
             if went:
                 self._left[number] = (place, output)
                 self.batch.clips[number].source.close()
-        self._keep([not went for went in goes])
+        if all(goes):
+            self.present = []
+        else:
+            self._keep([not went for went in goes])
 
     @contextmanager
     def timed(self) -> Iterator[None]:

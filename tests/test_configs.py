@@ -16,6 +16,7 @@ README = (CONFIGS / "README.md").read_text()
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("sweeps", "trainer"))
 EXPERIMENTS = [path for path in FILES if "model" in yaml.safe_load(path.read_text())]
 CHAINS = [path for path in FILES if path.name == "chain.yaml"]
+ON_CPUS = ("demo", "ut_interaction")
 DATA_SETS = [path for path in FILES if path.name == "annotations.yaml" and path.parent.name != "demo"]
 
 
@@ -54,6 +55,12 @@ def test_experiments_parse_and_say_what_they_cost(path: Path, parse: Any) -> Non
     assert f"lightning fit --config configs/{name(path)}" in " ".join(header)
     for word in ("# Command", "# Cost", "# Result"):
         assert [line for line in header if line.startswith(word)], word
+
+
+@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path.parent.name in ON_CPUS], ids=name)
+def test_experiments_made_for_cpus_convolve_channels_last(path: Path, parse: Any) -> None:
+    classes = [callback.class_path for callback in parse(path).trainer.callbacks]
+    assert classes.count("callbacks.channels_last.ChannelsLast") == 1
 
 
 @pytest.mark.parametrize(("path", "options"), VARIANTS, ids=[f"{name(p)}-{' '.join(o)[:40]}" for p, o in VARIANTS])

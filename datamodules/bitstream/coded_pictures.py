@@ -6,7 +6,7 @@ packet is a placeholder for the B-frame. The latter are taken apart, so that the
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import av
 from av.container import InputContainer
@@ -14,8 +14,7 @@ from av.container import InputContainer
 from datamodules.bitstream.headers import NOTHING, Picture, PictureParser
 
 
-@dataclass(frozen=True)
-class CodedPicture:
+class CodedPicture(NamedTuple):
     """One picture, or a packet that shows none.
 
     Attributes:
@@ -39,7 +38,7 @@ def coded_pictures(container: InputContainer, parser: PictureParser) -> Iterator
             continue
         found = _pictures_of(packet, parser)
         if held and found[0].header == NOTHING:
-            yield replace(held.pop(0), pts=packet.pts)
+            yield held.pop(0)._replace(pts=packet.pts)
             continue
         yield from held
         yield found[0]
@@ -50,6 +49,8 @@ def coded_pictures(container: InputContainer, parser: PictureParser) -> Iterator
 def _pictures_of(packet: av.Packet, parser: PictureParser) -> list[CodedPicture]:
     data = bytes(packet)
     headers = parser.pictures(data, packet.is_keyframe) or [NOTHING]
+    if len(headers) == 1:
+        return [CodedPicture(headers[0], data, packet.pos, packet.pts)]
     starts = [0, *(header.start for header in headers[1:])]
     ends = [*starts[1:], len(data)]
     return [

@@ -8,6 +8,8 @@ from av.container import InputContainer
 # 8192 x 4096, more than 8K video: a few bytes of header must not claim gigabytes.
 MAX_PIXELS = 2**25
 DECODER_LIMITS = {"max_pixels": str(MAX_PIXELS)}
+# MP4 files whose first box names one of these are nothing else: FFmpeg need not try all the formats it knows.
+_MP4_BRANDS = {b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V "}
 
 
 def open_container(path: str | os.PathLike[str]) -> InputContainer:
@@ -17,7 +19,18 @@ def open_container(path: str | os.PathLike[str]) -> InputContainer:
         FFmpegError: it cannot be opened.
     """
     # Without the protocol, what stands before a colon in a name is taken for one.
-    return av.open(f"file:{os.fspath(path)}", metadata_errors="ignore", options=DECODER_LIMITS)
+    name = f"file:{os.fspath(path)}"
+    return av.open(name, format=_known_format(path), metadata_errors="ignore", options=DECODER_LIMITS)
+
+
+def _known_format(path: str | os.PathLike[str]) -> str | None:
+    """FFmpeg's name of the format where the first bytes tell it; None: it has to find out."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            start = file.read(12)
+    except OSError:
+        return None
+    return "mov" if start[4:8] == b"ftyp" and start[8:] in _MP4_BRANDS else None
 
 
 def limit_decoder(stream: av.VideoStream) -> av.VideoCodecContext:

@@ -6,20 +6,19 @@ Syntax: ISO/IEC 14496-2 (MPEG-4 part 2), 13818-2 (MPEG-2), 14496-10 (H.264) sect
 (VP8) section 9.1.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 _START_CODE = b"\x00\x00\x01"
 _INTERLACED = "its pictures may be interlaced"
-_MPEG = ("mpeg1video", "mpeg2video", "mpeg4")
+MPEG = ("mpeg1video", "mpeg2video", "mpeg4")
 _H264_SLICES = (1, 5)
 _H264_IDR_SLICE = 5
 _H264_SPS = 7
 _H264_HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """The header of one coded picture.
 
     Attributes:
@@ -79,8 +78,8 @@ class PictureParser:
         self._time_increment_bits: int | None = None
         self._nal_length_size = (extradata[4] & 3) + 1 if codec == "h264" and extradata[:1] == b"\x01" else 0
         self._parse = _PARSERS.get(codec, PictureParser._flagged)
-        self.types_tell_order = codec in _MPEG
-        self.exports_vectors = codec in (*_MPEG, "h264")
+        self.types_tell_order = codec in MPEG
+        self.exports_vectors = codec in (*MPEG, "h264")
         self._parse_headers(codec, extradata)
 
     def pictures(self, packet: bytes, is_keyframe: bool) -> list[Picture]:
@@ -94,7 +93,7 @@ class PictureParser:
 
     def _parse_headers(self, codec: str, extradata: bytes) -> None:
         if codec == "mpeg4":
-            list(self._mpeg4(extradata, False))
+            self._mpeg4(extradata, False)
         elif codec == "h264":
             sets = _avcc_parameter_sets(extradata) if self._nal_length_size else _annex_b_units(extradata)
             list(self._h264_pictures(sets, False))
@@ -107,7 +106,8 @@ class PictureParser:
         if is_shown:
             yield from self._flagged(data, is_keyframe)
 
-    def _mpeg4(self, data: bytes, is_keyframe: bool) -> Iterator[Picture]:
+    def _mpeg4(self, data: bytes, is_keyframe: bool) -> list[Picture]:
+        pictures = []
         for start in _start_codes(data):
             code = data[start]
             if 0x20 <= code <= 0x2F:
@@ -117,7 +117,8 @@ class PictureParser:
                 self._note_interlacing(is_interlaced)
             elif code == 0xB6 and self._is_coded_vop(data[start + 1 : start + 20]):
                 kind = "IPBS"[data[start + 1] >> 6]
-                yield Picture(kind, kind != "B", kind == "I", start - len(_START_CODE))
+                pictures.append(Picture(kind, kind != "B", kind == "I", start - len(_START_CODE)))
+        return pictures
 
     def _is_coded_vop(self, header: bytes) -> bool:
         if len(header) < 2 or self._time_increment_bits is None:
@@ -126,8 +127,7 @@ class PictureParser:
         reader.bits(2)
         while reader.bits(1):  # modulo_time_base
             pass
-        reader.bits(1 + self._time_increment_bits + 1)
-        return bool(reader.bits(1))
+        return bool(reader.bits(1 + self._time_increment_bits + 2) & 1)
 
     def _mpeg2(self, data: bytes, is_keyframe: bool) -> Iterator[Picture]:
         """One frame a packet, be it one picture or two fields."""
@@ -168,7 +168,7 @@ class PictureParser:
             yield Picture(joint, is_reference, joint == "I" and is_keyframe)
 
 
-_PARSERS: dict[str, Callable[[PictureParser, bytes, bool], Iterator[Picture]]] = {
+_PARSERS: dict[str, Callable[[PictureParser, bytes, bool], Iterable[Picture]]] = {
     "mpeg4": PictureParser._mpeg4,
     "h264": PictureParser._h264,
     "vp8": PictureParser._vp8,
@@ -177,12 +177,14 @@ _PARSERS: dict[str, Callable[[PictureParser, bytes, bool], Iterator[Picture]]] =
 }
 
 
-def _start_codes(data: bytes) -> Iterator[int]:
+def _start_codes(data: bytes) -> list[int]:
     """Positions of the byte behind each start code that has one."""
-    at = data.find(_START_CODE)
-    while 0 <= at < len(data) - 3:
-        yield at + 3
+    places = []
+    at, last = data.find(_START_CODE), len(data) - 3
+    while 0 <= at < last:
+        places.append(at + 3)
         at = data.find(_START_CODE, at + 3)
+    return places
 
 
 def _vol_time_increment_bits_and_interlacing(header: bytes) -> tuple[int, bool]:
@@ -208,7 +210,7 @@ def _vol_time_increment_bits_and_interlacing(header: bytes) -> tuple[int, bool]:
 
 
 def _annex_b_units(data: bytes) -> Iterator[bytes]:
-    starts = list(_start_codes(data))
+    starts = _start_codes(data)
     for start, following in zip(starts, [*starts, len(data) + 3][1:], strict=True):
         yield data[start : following - 3]
 

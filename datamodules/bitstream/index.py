@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
+from typing import BinaryIO
 
 import numpy as np
 from av.container import InputContainer
@@ -18,13 +19,12 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from datamodules.bitstream.coded_pictures import CodedPicture, coded_pictures
-from datamodules.bitstream.container import MAX_PIXELS, limit_decoder, open_container
+from datamodules.bitstream.container import MAX_PIXELS, open_container
 from datamodules.bitstream.errors import UnreadableVideoError
 from datamodules.bitstream.frames import MOTION_STREAMS
 from datamodules.bitstream.headers import NOTHING, Picture, PictureParser
+from datamodules.bitstream.orientation import rotation_of
 
-_NO_PTS = np.iinfo(np.int64).min
-_ROTATING_CONTAINERS = {"mov", "matroska"}
 _SLICE_SLACK = 32  # bytes by which a container may misplace a packet (Matroska: its block header)
 
 
@@ -122,21 +122,21 @@ class VideoIndex:
     @cached_property
     def gop_places(self) -> tuple[int, ...]:
         """The place in the order shown at which each GOP starts, and the one behind the last GOP."""
-        starts = (place for place, picture in enumerate(self.shown) if self.types[picture] == "I")
+        starts = (place for place, picture in enumerate(self.shown.tolist()) if self.types[picture] == "I")
         return (*starts, len(self.shown))
 
     @cached_property
     def gops(self) -> tuple[Gop, ...]:
         """The GOPs in the order shown; frames before the first I-frame cannot be decoded and belong to none."""
-        bounds, times = self.gop_places, self.times[self.shown] - self.times.min()
-        times = np.append(times, times.max() + self.frame_duration)
-        types = "".join(self.types[picture] for picture in self.shown)
+        bounds, seconds = self.gop_places, self.times[self.shown] - self.times.min()
+        times = [*seconds.tolist(), float(seconds.max()) + self.frame_duration]
+        types = "".join(self.types[picture] for picture in self.shown.tolist())
         return tuple(
             Gop(
                 start=first - bounds[0],
                 length=behind - first,
-                start_time=float(times[first]),
-                duration=float(times[behind] - times[first]),
+                start_time=times[first],
+                duration=times[behind] - times[first],
                 frame_types=types[first:behind],
             )
             for first, behind in pairwise(bounds)
@@ -174,21 +174,21 @@ def build_index(path: str | os.PathLike[str]) -> VideoIndex:
     if not os.path.getsize(path):
         raise UnreadableVideoError(path, "the file is empty", "fetch it again, or leave it out of the list")
     try:
-        with open_container(path) as container:
+        with open_container(path) as container, open(path, "rb") as file:
             if not container.streams.video:
                 raise UnreadableVideoError(path, "it holds no video stream", "leave it out of the list")
-            return _index_container(path, container)
+            return _index_container(path, container, file)
     except (FFmpegError, EOFError, IndexError, UnicodeError) as error:
         raise UnreadableVideoError(
             path, f"its container or headers cannot be parsed ({error})", "fetch it again, or re-encode it"
         ) from error
 
 
-def _index_container(path: str, container: InputContainer) -> VideoIndex:
+def _index_container(path: str, container: InputContainer, file: BinaryIO) -> VideoIndex:
     stream = container.streams.video[0]
     context = _checked_context(path, stream)
     parser = PictureParser(context.name, context.extradata or b"")
-    offsets, sizes, pts, headers = _locate_pictures(path, container, parser)
+    offsets, sizes, pts, headers = _locate_pictures(file, container, parser)
     types = "".join(header.type for header in headers)
     if "I" not in types:
         raise UnreadableVideoError(path, "its video stream holds no I-frame", "fetch it again, or re-encode it")
@@ -203,11 +203,11 @@ def _index_container(path: str, container: InputContainer) -> VideoIndex:
         codec=context.name,
         width=context.width,
         height=context.height,
-        rotation=_rotation(container),
+        rotation=rotation_of(container, file.fileno()),
         extradata=context.extradata or b"",
         frame_duration=frame_duration,
-        offsets=offsets,
-        sizes=sizes,
+        offsets=np.array(offsets, np.int64),
+        sizes=np.array(sizes, np.int64),
         times=times,
         types=types,
         shown=shown,
@@ -229,41 +229,28 @@ def _checked_context(path: str, stream: VideoStream) -> VideoCodecContext:
 
 
 def _locate_pictures(
-    path: str, container: InputContainer, parser: PictureParser
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Picture]]:
-    """Offsets, sizes and presentation times, (P,) int64, and headers of the coded pictures."""
-    rows, headers = [], []
-    with open(path, "rb") as file:
-        for picture in coded_pictures(container, parser):
-            time = _NO_PTS if picture.pts is None else picture.pts
-            rows.append((_find_slice(file.fileno(), picture), len(picture.data), time))
-            headers.append(picture.header)
-    offsets, sizes, pts = np.array(rows, np.int64).reshape(-1, 3).T
-    return offsets.copy(), sizes.copy(), pts, headers
+    file: BinaryIO, container: InputContainer, parser: PictureParser
+) -> tuple[list[int], list[int], list[int | None], list[Picture]]:
+    """Offsets, sizes, presentation times and headers of the P coded pictures."""
+    # Lists as far as it goes: of a few dozen pictures, arrays take longer to set up than all that is done to them.
+    offsets, sizes, pts, headers = [], [], [], []
+    for picture in coded_pictures(container, parser):
+        offsets.append(_find_slice(file, picture))
+        sizes.append(len(picture.data))
+        pts.append(picture.pts)
+        headers.append(picture.header)
+    return offsets, sizes, pts, headers
 
 
-def _order_obstacle(container: InputContainer, parser: PictureParser, types: str, pts: np.ndarray) -> str | None:
+def _order_obstacle(container: InputContainer, parser: PictureParser, types: str, pts: list[int | None]) -> str | None:
     """Why the order in which frames are shown is not known."""
     may_reorder = (
         "B" in types if parser.exports_vectors else bool(container.streams.video[0].codec_context.has_b_frames)
     )
-    stores_order = container.format.name != "avi" and (pts != _NO_PTS).all() and len(np.unique(pts)) == len(pts)
-    if may_reorder and not stores_order and not parser.types_tell_order:
-        return "its container does not store when its B-frames are shown"
-    return None
-
-
-def _rotation(container: InputContainer) -> int:
-    """Degrees counterclockwise, from the first frame: PyAV shows a stream's display matrix there alone."""
-    if not _ROTATING_CONTAINERS.intersection(container.format.name.split(",")):
-        return 0
-    try:
-        limit_decoder(container.streams.video[0])
-        container.seek(0)
-        first = next(container.decode(container.streams.video[0]))
-    except (FFmpegError, StopIteration):
-        return 0
-    return round(first.rotation / 90) * 90 % 360
+    if not may_reorder or parser.types_tell_order:
+        return None
+    stores_order = container.format.name != "avi" and None not in pts and len(set(pts)) == len(pts)
+    return None if stores_order else "its container does not store when its B-frames are shown"
 
 
 def _entries(headers: list[Picture]) -> np.ndarray:
@@ -275,8 +262,8 @@ def _entries(headers: list[Picture]) -> np.ndarray:
 
 def _order_shown(types: str, seconds: np.ndarray) -> np.ndarray:
     """(F,) int64: the pictures that are shown, by time."""
-    pictures = np.flatnonzero(np.array(list(types)) != NOTHING.type)
-    return pictures[np.argsort(seconds[pictures], kind="stable")]
+    pictures = [number for number, kind in enumerate(types) if kind != NOTHING.type]
+    return np.array(sorted(pictures, key=seconds.tolist().__getitem__), np.int64)
 
 
 def _order_by_types(types: str) -> np.ndarray:
@@ -295,18 +282,20 @@ def _order_by_types(types: str) -> np.ndarray:
     return np.array(order + waiting)
 
 
-def _find_slice(descriptor: int, picture: CodedPicture) -> int:
+def _find_slice(file: BinaryIO, picture: CodedPicture) -> int:
     """Offset in the file at which a picture stands, -1 where it stands nowhere near its position."""
     if picture.position is None:
         return -1
-    found = os.pread(descriptor, len(picture.data) + _SLICE_SLACK, picture.position).find(picture.data)
+    file.seek(picture.position)
+    around = file.read(len(picture.data) + _SLICE_SLACK)
+    found = 0 if around.startswith(picture.data) else around.find(picture.data)
     return picture.position + found if found >= 0 else -1
 
 
-def _seconds(pts: np.ndarray, time_base: Fraction, frame_duration: float) -> np.ndarray:
-    if (pts == _NO_PTS).any():
+def _seconds(pts: list[int | None], time_base: Fraction, frame_duration: float) -> np.ndarray:
+    if None in pts:
         return np.arange(len(pts)) * frame_duration
-    return pts * float(time_base)
+    return np.array(pts, np.int64) * float(time_base)
 
 
 def _structure_obstacle(headers: list[Picture]) -> str | None:

@@ -159,7 +159,7 @@ def second_epoch(annotations: ClassFolders, effort: Effort) -> Row:
         epochs = Epochs(compressed(annotations, num_workers=2))
         times = [reading_time(epochs.loader, epoch) for epoch in range(6)]
         found.append(times[1] / statistics.median(times[4:]))
-    figure = "index_cache: null; each worker has its own indices"
+    figure = "index_cache: null; workers share their indices"
     return row(
         PART, "a sample's reading in the 2nd epoch, 2 workers", "in the 5th and 6th", found, figure, at_most=1.02
     )

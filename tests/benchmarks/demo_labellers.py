@@ -51,7 +51,9 @@ def recogniser(stream: str) -> RecognitionModule:
 @cache
 def combined(run: str) -> WeightedInferenceModule:
     """The runs `fusion` and `wise`."""
-    return WeightedInferenceModule.load_from_checkpoint(best(run), weights_only=True).eval()
+    module = WeightedInferenceModule.load_from_checkpoint(best(run), weights_only=True).eval()
+    store_channels_last(module)
+    return module
 
 
 def by_stream(split: str, stream: str) -> Labeller:

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules import clip_dataset
+from datamodules import clip_dataset, index_cache
 from datamodules.annotations import ClassFolders, VideoLists
 from datamodules.bitstream import UnreadableVideoError, build_index, encode_frames
 from datamodules.clip import ClipBatch
@@ -194,6 +194,27 @@ class TestLoaders:
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinning needs an accelerator")
     def test_batches_are_pinned(self, video_root):
         assert epoch_of(make_data(video_root, pin_memory=True))[0].streams["mv"].is_pinned()
+
+    @pytest.mark.parametrize("kept", [False, True])
+    def test_a_video_is_indexed_once_whatever_worker_reads_it(self, video_root, tmp_path, monkeypatch, kept):
+        log, build = tmp_path / "log", index_cache.build_index
+
+        def logged(path):
+            with open(log, "a") as file:
+                file.write(f"{path}\n")
+            return build(path)
+
+        monkeypatch.setattr(index_cache, "build_index", logged)
+        options = {"num_workers": 2, "drop_last": False, "index_cache": str(tmp_path / "kept") if kept else None}
+        data = make_data(video_root, **options)
+        loader = data.train_dataloader()
+        for epoch in range(3):
+            loader.sampler.set_epoch(epoch)
+            assert sum(map(len, loader)) == 10
+        list(data.test_dataloader())
+        built = log.read_text().splitlines()
+        assert sorted(built) == sorted({*built})
+        assert len(built) == 10 + len(data.records("test"))
 
     def test_setup_opens_no_video(self, video_root, monkeypatch):
         monkeypatch.setattr("datamodules.index_cache.build_index", None)

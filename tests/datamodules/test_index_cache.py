@@ -1,5 +1,7 @@
 import dataclasses
 import os
+import pickle
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -66,14 +68,43 @@ def test_torn_files_are_built_again(tmp_path, video, builds, content):
     assert len(builds) == 2, "and written again"
 
 
-def test_pickles_are_refused(tmp_path, video, builds):
+def test_other_files_are_refused(tmp_path, video, builds):
     cache = IndexCache(tmp_path / "indices")
     file = cache.file_of(video)
     file.parent.mkdir(parents=True)
-    with open(file, "wb") as stream:
-        np.savez(stream, meta=np.array([{"a": 1}], dtype=object))
+    file.write_bytes(pickle.dumps(build_index(video)))
     cache.get(video)
     assert len(builds) == 1
+
+
+def test_started_processes_use_each_others_indices(video_root, builds):
+    cache = IndexCache()
+    cache.share()
+    videos = [str(video_root / f"train/run/{i}.mp4") for i in range(3)]
+    with get_context("fork").Pool(1) as pool:
+        pool.map(cache.get, videos[:2])  # the cache is pickled as it is passed: that one shares nothing
+        assert len(builds) == 0
+    for method, chosen in (("fork", videos[0]), ("spawn", videos[1])):
+        process = get_context(method).Process(target=cache.get, args=(chosen,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    for path in videos:
+        assert_same(cache.get(path), build_index(path))
+    assert len(builds) == 1, "of the third"
+
+
+def test_a_shared_index_of_a_changed_file_is_built_again(video, video_root, builds):
+    first, second = IndexCache(), IndexCache()
+    first.share()
+    second._shared = first._shared
+    first.get(video)
+    second.get(video)
+    os.replace(video_root / "train/run/1.mp4", video)
+    os.utime(video, ns=(1, 1))
+    assert_same(second.get(video), build_index(video))
+    assert_same(first.get(video), build_index(video))
+    assert len(builds) <= 3
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, video):

@@ -60,7 +60,7 @@ def test_what_has_to_be_is_re_encoded_once_and_the_rest_indexed(videos: Path, tm
     cache = tmp_path / "cache"
     assert prepared(source_in(cache), listed(videos), num_workers=2) == (4, 4, 0, 1)
     assert len(list(cache.glob("videos/b_*.mp4"))) == len(list(cache.glob("videos/*"))) == 4
-    assert len(list(cache.glob("index/*/*.npz"))) == 12, "of eight originals and four stand-ins"
+    assert len(list(cache.glob("index/*/*.index"))) == 12, "of eight originals and four stand-ins"
     made = state(cache)
     assert prepared(source_in(cache), listed(videos)) == (4, 0, 4, 1)
     assert state(cache) == made

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from datamodules.index_cache import IndexCache, file_stamp, load_index
+from datamodules.index_cache import IndexCache, file_stamp
+from datamodules.index_record import decode_index
 from lightning_modules.cli import main
 
 
@@ -62,7 +63,7 @@ def test_what_is_read_as_it_is_stays_so(tiny_config: Path, tmp_path: Path, capsy
     """The report stands beside the indices then."""
     prepare(tiny_config, "--data.index_cache", tmp_path / "index")
     assert f"{tmp_path}/index/prepare_0_of_1.json: 21 videos are read as they are, 0 re" in capsys.readouterr().out
-    assert len(list(tmp_path.glob("index/*/*.npz"))) == 21
+    assert len(list(tmp_path.glob("index/*/*.index"))) == 21
 
 
 @pytest.mark.parametrize(("allowed", "status"), [("", 1), ("1", 1), ("2", 0), ("0.9", 1), ("1.0", 0)])
@@ -128,23 +129,25 @@ def test_it_is_killed_at_random_and_continues(
         report = json.loads((small / "prepare_0_of_1.json").read_text())
         assert (report["made"] + report["kept"], report["failures"]) == (40, [])
         stand_ins = sorted(small.glob("*.mp4"))
-        for video in (*stand_ins, *longer_videos.glob("train/*/*")):
-            load_index(IndexCache(indices).file_of(str(video)), str(video), file_stamp(str(video)))
-        files = {path: arrays_of(path) for path in indices.glob("*/*.npz")}
-        assert (len(stand_ins), len(files)) == (40, 80)
-        return {path.name: path.read_bytes() for path in stand_ins} | files
+        found = {video: stored_index(indices, str(video)) for video in (*stand_ins, *longer_videos.glob("train/*/*"))}
+        assert (len(stand_ins), len(list(indices.glob("*/*.index")))) == (40, 80)
+        return {path.name: path.read_bytes() for path in stand_ins} | found
 
     options = {"--config": prepare_config, "--data.annotations.root": longer_videos, "--splits": "[train]"}
     command = ["prepare", *(part for option in options.items() for part in option), "--num_workers", 2]
     killing(
         command,
         [small, indices],
-        whole=lambda: stamps_of(path for path in tmp_path.rglob("*") if path.suffix in (".mp4", ".npz")),
+        whole=lambda: stamps_of(path for path in tmp_path.rglob("*") if path.suffix in (".mp4", ".index")),
         results=results,
     ).check(20, share=0.2)
 
 
-def arrays_of(path: Path) -> dict[str, bytes]:
-    """What an index tells of a video, without when the video was written."""
-    with np.load(path) as stored:
-        return {name: stored[name].tobytes() for name in stored.files if name != "meta"}
+def stored_index(indices: Path, path: str) -> dict[str, Any]:
+    """What is stored of a video, without when the video was written."""
+    file = IndexCache(indices).file_of(path)
+    stamp = file_stamp(path)
+    assert file is not None
+    assert stamp is not None
+    values = vars(decode_index(file.read_bytes(), path, stamp))
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}

@@ -11,6 +11,8 @@ from datamodules.bitstream import CompressedVideo, build_index, encode_frames, r
 HEIGHT, WIDTH = 48, 64
 # (a, b, c, d): a stored pixel (p, q) is shown at (a p + c q, b p + d q), moved into the picture.
 MATRICES = {0: (1, 0, 0, 1), 90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}
+UNITY = b"".join(number.to_bytes(4, "big") for number in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
+UNKNOWN_BOXES = ((b"free", b"mvhd, tkhd"), (b"abcd", UNITY))
 
 
 @pytest.fixture(params=MATRICES, scope="module")
@@ -25,10 +27,10 @@ def rotated(request, tmp_path_factory) -> tuple[Path, tuple[int, ...]]:
     return path, matrix
 
 
-def with_display_matrix(data: bytes, matrix: tuple[int, ...]) -> bytes:
+def with_display_matrix(data: bytes, matrix: tuple[int, ...], header: bytes = b"tkhd") -> bytes:
     a, b, c, d = (value << 16 for value in matrix)
     numbers = (a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    start = data.index(b"tkhd") + 44
+    start = data.index(header) + {b"tkhd": 44, b"mvhd": 40}[header]
     return data[:start] + b"".join(n.to_bytes(4, "big", signed=True) for n in numbers) + data[start + 36 :]
 
 
@@ -64,6 +66,20 @@ def test_vectors_turn_with_their_frame(rotated):
     np.testing.assert_array_equal(frame.residual, frame.rgb.astype(np.int16) - warped)
 
 
+@pytest.mark.parametrize("header", [b"mvhd", b"tkhd"])
+def test_the_movie_turns_frames_as_well_as_the_track(rotated, tmp_path, header):
+    """Whatever else looks like a header or a matrix: FFmpeg's own decode is right."""
+    path, matrix = rotated
+    data = with_display_matrix(with_display_matrix(path.read_bytes(), MATRICES[0]), matrix, header)
+    box = data.index(b"moov") - 4
+    more = b"".join((4 + len(name + text)).to_bytes(4, "big") + name + text for name, text in UNKNOWN_BOXES)
+    size = int.from_bytes(data[box : box + 4], "big") + len(more)
+    changed = tmp_path / "changed.mp4"
+    changed.write_bytes(data[:box] + size.to_bytes(4, "big") + data[box + 4 :] + more)
+    with av.open(str(changed)) as container:
+        assert build_index(changed).rotation == next(container.decode(video=0)).rotation % 360
+
+
 def test_a_reencoding_stands_upright(rotated, tmp_path):
     path, matrix = rotated
     reencode(path, tmp_path / "upright.mp4")
@@ -73,3 +89,9 @@ def test_a_reencoding_stands_upright(rotated, tmp_path):
         for pixels, frame in zip(found, container.decode(video=0), strict=True):
             expected = shown(frame.to_ndarray(format="rgb24", src_colorspace="ITU601", dst_colorspace="ITU601"), matrix)
             assert np.abs(pixels.astype(int) - expected).mean() < 2
+
+
+def test_files_that_turn_nothing_are_indexed_without_a_decode(tmp_path, monkeypatch):
+    encode_frames([np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * 2, tmp_path / "clip.mp4")
+    monkeypatch.setattr("datamodules.bitstream.orientation.limit_decoder", None)
+    assert build_index(tmp_path / "clip.mp4").rotation == 0
