@@ -90,6 +90,7 @@ demo-study: demo-figures ## every distillation beside its baselines, 3 seeds
 	$(BIN)/python tests/benchmarks/distillation_study.py demo --curvature cross-entropy progressive
 	$(BIN)/python tests/benchmarks/resolution_study.py
 	$(BIN)/python tests/benchmarks/flow_study.py
+	$(BIN)/python tests/benchmarks/team_study.py
 
 ut-interaction-study: ut-interaction-figures ## the same on UT-Interaction, 5 folds
 	$(BIN)/python tests/benchmarks/distillation_study.py ut_interaction --root $(UT_INTERACTION)
