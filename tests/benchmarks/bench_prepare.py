@@ -12,6 +12,7 @@ import platform
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
+from fractions import Fraction
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,6 +20,7 @@ from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from encoded_videos import copies
 from interleaved import quartiles, ratios
 from rich.console import Console
@@ -57,9 +59,10 @@ def bare(folder: str, source: str) -> None:
         stream = out.add_stream("mpeg4", rate=25, options=RECIPE)
         (stream.width, stream.height), stream.pix_fmt = SIZE, "yuv420p"
         stream.codec_context.thread_count = 1
+        scaler = VideoReformatter()  # kept and on one thread, which `frame.reformat` is not
         for number, frame in enumerate(container.decode(video)):
-            picture = frame.reformat(*SIZE, "yuv420p", interpolation="BICUBIC")
-            picture.pts, picture.time_base, picture.pict_type = number, stream.codec_context.time_base, 0
+            picture = scaler.reformat(frame, *SIZE, "yuv420p", interpolation="BICUBIC", threads=1)
+            picture.pts, picture.time_base, picture.pict_type = number, Fraction(1, 25), 0
             out.mux(stream.encode(picture))
         out.mux(stream.encode(None))
 
