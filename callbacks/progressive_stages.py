@@ -91,6 +91,7 @@ class ProgressiveStages(Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: Taught) -> None:  # type: ignore[override]
         # A run that resumes within an epoch starts no epoch.
+        self._logged_epoch = None
         self._put_in_charge(trainer, pl_module)
 
     @override

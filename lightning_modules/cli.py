@@ -159,8 +159,7 @@ def _run(args: list[str]) -> None:
     name = next(iter(args), "")
     if not name.startswith("-") and name not in [*VERBS, *COMMANDS]:
         raise ValueError(f"expected a command, one of {', '.join([*VERBS, *COMMANDS])}; got {name or 'none'}")
-    for message in QUIET_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
+    quiet_warnings()
     if name in COMMANDS:
         _run_plain(name, args[1:])
         return
@@ -168,7 +167,7 @@ def _run(args: list[str]) -> None:
     # Imported late: Lightning takes seconds that plain commands need not wait for.
     from lightning_modules.trainer_cli import TrainerCLI
 
-    _quiet_loggers()
+    quiet_loggers()
     keep_freed_memory()
     TrainerCLI(args, epilog=f"plain commands, each with its own --help: {', '.join(COMMANDS)}")
 
@@ -193,7 +192,13 @@ def _with_values(args: list[str], function: Callable[..., Any]) -> list[str]:
     ]
 
 
-def _quiet_loggers() -> None:
+def quiet_warnings() -> None:
+    """Silence what Lightning and PyTorch warn of in every run, and what is meant to be so here."""
+    for message in QUIET_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def quiet_loggers() -> None:
     """Silence what Lightning says of every run; when it is imported, it sets these levels itself."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

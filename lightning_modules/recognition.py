@@ -20,7 +20,7 @@ from lightning_modules.hyper_parameters import live_arguments
 from lightning_modules.metrics import ClassificationMetrics, hard_labels
 from lightning_modules.parameter_rules import ParameterRule, build_optimizer, with_schedule
 from lightning_modules.predictions import Predictions
-from lightning_modules.training_log import TrainingLog
+from lightning_modules.training_log import TrainingLog, total
 
 MultiLabelLoss = Literal["binary", "softmax"]
 
@@ -184,7 +184,7 @@ class RecognitionModule(TrainingLog):
         logits = self(batch)
         if len(batch):
             check_labelled(batch, multi_label=self.multi_label)
-            metrics.update(logits, batch.labels, _sum(self.losses(logits, batch.labels)))
+            metrics.update(logits, batch.labels, total(self.losses(logits, batch.labels)))
         return Predictions(batch.paths, logits, batch.seconds, batch.failures)
 
     def _log_metrics(self, split: str, metrics: ClassificationMetrics) -> None:
@@ -195,10 +195,6 @@ class RecognitionModule(TrainingLog):
 
 def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == hard_labels(labels)).float().mean()
-
-
-def _sum(terms: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum()
 
 
 def _binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

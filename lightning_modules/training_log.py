@@ -51,7 +51,7 @@ class TrainingLog(LightningModule):
         Returns:
             The loss, the sum of its terms, logged as ``train/loss``.
         """
-        loss = torch.stack(list(terms.values())).sum()
+        loss = total(terms)
         values = {"loss": loss} | {f"loss/{name}": term for name, term in terms.items()} | others
         self.train_means.update({f"train/{name}": value for name, value in values.items()}, num_videos)
         if batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -62,3 +62,8 @@ class TrainingLog(LightningModule):
     def on_train_epoch_end(self) -> None:
         self.log_dict(self.train_means.compute())
         self.train_means.reset()
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the terms of a loss, each ()."""
+    return torch.stack(list(terms.values())).sum()

@@ -6,9 +6,7 @@ some, and shows them alone.
 """
 
 import argparse
-import logging
 import time
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
@@ -21,7 +19,7 @@ from bench_rows import Effort, Row, markdown, table, write_csv
 from rich.console import Console
 
 from lightning_modules.analysis.hardware import hardware
-from lightning_modules.cli import QUIET_WARNINGS
+from lightning_modules.cli import quiet_loggers, quiet_warnings
 from lightning_modules.freed_memory import keep_freed_memory
 
 PARTS = ("loader", "training", "inference", "scaling")
@@ -32,10 +30,8 @@ def measured(part: str, effort: Effort) -> list[Row]:
     """The rows of a part, as they come on the console too."""
     keep_freed_memory()  # as the command line does
     torch.set_num_threads(1)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in QUIET_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
+    quiet_warnings()
+    quiet_loggers()
     rows, console = [], Console(width=160)
     for found in import_module(f"bench_{part}").measure(effort):
         console.print(" | ".join([part, *found.cells]), highlight=False)
