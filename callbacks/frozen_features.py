@@ -69,7 +69,8 @@ class FrozenFeatures(pl.Callback):
     @torch.no_grad()
     def _file(self, trainer: pl.Trainer, module: ProgressiveDistillationModule, loader: DataLoader) -> FeatureFile:
         dataset, networks = _dataset_of(loader), module.networks
-        blank = {s: torch.zeros(1, *dataset.reader.shapes[s], device=module.device) for s in networks.networks}
+        weight = next(networks.parameters())
+        blank = {s: weight.new_zeros(1, *dataset.reader.shapes[s]) for s in networks.networks}
         with trainer.precision_plugin.forward_context():
             layouts = {name: FeatureLayout.of(maps) for name, maps in networks.features(blank).items()}
         key = key_of(

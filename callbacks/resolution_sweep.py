@@ -158,7 +158,7 @@ class ResolutionSweep(pl.Callback):
     def _throughput(self, module: Any, clip: Sequence[int]) -> Throughput | None:
         if not self.timed_batch:
             return None
-        clips = torch.zeros(self.timed_batch * self._num_views, *clip, device=module.device)
+        clips = torch.zeros(self.timed_batch * self._num_views, *clip, device=module.device, dtype=module.dtype)
         return measure_throughput(module.network, clips, num_views=self._num_views)
 
 

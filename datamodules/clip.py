@@ -70,7 +70,7 @@ class ClipBatch:
     device transfer refuses frozen dataclasses.
 
     Args:
-        streams: per stream (B * V, T, C, H, W), uint8 from the workers, float32 once normalised.
+        streams: per stream (B * V, T, C, H, W), uint8 from the workers, float once normalised.
         labels: (B,) int64, or (B, num_classes) float32 multi-hot; -1 where unknown.
         indices: (B,) int64, positions in the split's list of records.
         paths: B files.
@@ -262,11 +262,12 @@ class LazyClipBatch:
     Args:
         clips: B videos.
         shapes: per stream (T, C, H, W), as networks see it.
-        normalise: (stream, (N, T, C, H, W) uint8) -> float32, what the network sees.
+        normalise: (stream, (N, T, C, H, W) uint8) -> float32.
         failures: evaluation videos left out of this batch.
         num_views: V.
         device: where streams go.
         on_read: called by `finish`.
+        convert: from float32 to what the network computes in.
     """
 
     clips: list[LazyClip]
@@ -276,6 +277,7 @@ class LazyClipBatch:
     num_views: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_read: Callable[[LazyClipBatch], None] | None = None
+    convert: Callable[[Tensor], Tensor] = field(default=lambda frames: frames)
 
     def __len__(self) -> int:
         """B, the number of videos."""
@@ -315,13 +317,13 @@ class LazyClipBatch:
             chosen: numbers of videos, 0 to B - 1.
 
         Returns:
-            clips: (b * V, T, C, H, W) float32 on `device`, normalised, of those that can be read.
+            clips: (b * V, T, C, H, W) float on `device`, normalised, of those that can be read.
             read: their numbers.
         """
         views = {number: self.clips[number].read(stream) for number in chosen}
         found = {number: view for number, view in views.items() if view is not None}
         clips = torch.cat(list(found.values())) if found else torch.empty(0, *self.shapes[stream], dtype=torch.uint8)
-        return self.normalise(stream, clips.to(self.device)), list(found)
+        return self.convert(self.normalise(stream, clips.to(self.device))), list(found)
 
     def finish(self) -> None:
         """Closes all files, and lists the videos that could not be read among the failures instead of the clips."""

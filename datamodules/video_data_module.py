@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
@@ -44,7 +45,7 @@ class VideoDataModule(LightningDataModule):
     """Batches of clips (`ClipBatch`) for fit, validate, test and predict, straight from video files.
 
     Samples are a pure function of (seed, epoch, index): neither workers nor ranks nor a resume change them.
-    Streams arrive normalised, float32, on the device (`on_after_batch_transfer`).
+    Streams arrive normalised, of the Trainer's precision, on the device (`on_after_batch_transfer`).
 
     Args:
         annotations: which videos there are and what they show; not needed to predict.
@@ -267,10 +268,18 @@ class VideoDataModule(LightningDataModule):
         if split is not None:
             self._count_unread(split, batch)
         if isinstance(batch, LazyClipBatch):
+            batch = replace(batch, convert=self._to_precision)
             return batch if split is None else replace(batch, on_read=partial(self._count_unread, split))
         if split == "train" and not len(batch):
             raise _unreadable_batch(batch)
-        return batch if batch.is_features else normalise_batch(self.reader.views, batch)
+        if not batch.is_features:
+            normalise_batch(self.reader.views, batch)
+            batch.streams = {name: self._to_precision(frames) for name, frames in batch.streams.items()}
+        return batch
+
+    def _to_precision(self, frames: Tensor) -> Tensor:
+        """Of the Trainer's, which itself has only seen bytes."""
+        return frames if self.trainer is None else self.trainer.precision_plugin.convert_input(frames)
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -64,5 +64,5 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def __call__(self, clip: Tensor) -> Taps:
-        """Its answer to clips (B, T, C, H, W)."""
-        return Taps.of(self.network, clip)
+        """Its answer, in its own precision, to clips (B, T, C, H, W) of any."""
+        return Taps.of(self.network, clip.to(next(self.network.parameters()).dtype))

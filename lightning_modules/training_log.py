@@ -33,7 +33,10 @@ class RunningMeans(Metric):
 
 
 class TrainingLog(LightningModule):
-    """A module that logs means over every epoch, and now and then the loss of a step to the progress bar alone."""
+    """A module that logs means over every epoch, and now and then the loss of a step to the progress bar alone.
+
+    Steps outside of a Trainer log nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +57,8 @@ class TrainingLog(LightningModule):
         loss = total(terms)
         values = {"loss": loss} | {f"loss/{name}": term for name, term in terms.items()} | others
         self.train_means.update({f"train/{name}": value for name, value in values.items()}, num_videos)
-        if batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        trainer = self._trainer
+        if trainer is not None and batch_idx % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, logger=False)
         return loss
 

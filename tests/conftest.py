@@ -1,5 +1,6 @@
 """A tiny data set of real videos, the configuration of a tiny run on it, and ways to run, kill and inspect commands."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -41,6 +42,8 @@ from datamodules import parallel
 os.setsid()
 parallel.get_context = lambda method: multiprocessing.get_context("fork")
 """
+# For tests on other hardware: STREAMKD_TEST_TRAINER='{"accelerator": "gpu", "precision": "bf16-mixed"}'
+TRAINER = {"accelerator": "cpu"} | json.loads(os.environ.get("STREAMKD_TEST_TRAINER", "{}"))
 SPLITS = {"train": 5, "val": 3, "test": 2}  # videos a class; two classes
 
 
@@ -117,11 +120,11 @@ def _tiny_config(videos: Path, run_dir: Path) -> dict[str, object]:
         },
         "trainer": {
             "max_epochs": 2,
-            "accelerator": "cpu",
             "devices": 1,
             "log_every_n_steps": 1,
             "num_sanity_val_steps": 0,
-        },
+        }
+        | TRAINER,
     }
 
 

@@ -30,7 +30,7 @@ TINY = {
     "data.test_segments": 2,
     "data.annotations.check_sizes": False,
     "trainer.accelerator": "cpu",
-}
+} | {f"trainer.{key}": value for key, value in json.loads(os.environ.get("STREAMKD_TEST_TRAINER", "{}")).items()}
 TINY_NETWORK = {"width": 4, "num_classes": 2, "weights": None, "sha256": None}
 
 

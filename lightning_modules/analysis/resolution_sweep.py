@@ -10,7 +10,6 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from lightning_modules.analysis.cost import Convention, cost_of
@@ -146,7 +145,8 @@ def costs_of(network: nn.Module, clip: Sequence[int], *, num_views: int = 1) -> 
         clip: (T, C, H, W) of a view.
         num_views: of a video.
     """
-    shadow, example = deepcopy(network).to("meta"), torch.empty(1, *clip, device="meta")
+    shadow = deepcopy(network).to("meta")
+    example = next(shadow.parameters()).new_empty(1, *clip)
     return {convention: num_views * cost_of(shadow, example, convention=convention).total for convention in COSTS}
 
 

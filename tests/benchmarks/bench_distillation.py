@@ -9,7 +9,6 @@ the teacher in charge in one pass over its videos, and runs both. Run by `make b
 import argparse
 import platform
 import tempfile
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -140,7 +139,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     rounds = parser.parse_args().rounds
     keep_freed_memory()
-    warnings.filterwarnings("ignore", message=r".*self.log\(\).*")  # there is no trainer to log to
     torch.manual_seed(0)
     console = Console(width=110)
     console.print(

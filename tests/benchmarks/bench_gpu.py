@@ -1,9 +1,11 @@
 """Training and inference on a GPU: precision, memory layout and compilation, and whether the loader keeps up.
 
 Samples a second of each method's training step at the papers' sizes (ResNet-18/18/50, 224 pixels, 3 segments, batches
-of 32), ways to compute taking turns; how many cores must read for the device not to wait, by reading measured in one
-process here; how much of a loop over a real loader the device is busy; and ResKD's ResNet-50 on 16 frames of 56 to 224
-pixels beside Table 4 of the paper. Run by `make bench-gpu`; `--dry-run` runs everything at tiny sizes on the CPU.
+of 32), ways to compute taking turns, and the multiply-adds that the device gets done meanwhile; how many cores must
+read for the device not to wait, by reading measured in one process here; how much of a loop over a real loader the
+device is busy; and ResKD's ResNet-50 on 16 frames of 56 to 224 pixels beside Table 4 of the paper, a few and many
+videos at a time, launched kernel by kernel and as one CUDA graph. Run by `make bench-gpu`; `--dry-run` runs everything
+at tiny sizes on the CPU.
 """
 
 import argparse
@@ -12,7 +14,6 @@ import os
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import cycle, islice
@@ -22,9 +23,11 @@ import torch
 from bare_processes import read_samples
 from bench_loader import BATCH_SIZE, compressed, videos_in
 from bench_rows import Effort, Row, markdown, row, table, write_csv
-from gpu_stages import PAPERS, TINY, WAYS, Sizes, Stage, Way, stages
+from gpu_stages import PAPERS, TINY, WAYS, Sizes, Stage, stages
 from interleaved import in_turns, over, seconds
 from rich.console import Console
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.annotations import ClassFolders
 from datamodules.stream_views import normalise_batch
@@ -33,6 +36,7 @@ from lightning_modules.analysis.published_resolutions import published_resolutio
 from lightning_modules.analysis.throughput import measure_throughput
 from lightning_modules.freed_memory import keep_freed_memory
 from lightning_modules.networks import resnet50
+from lightning_modules.networks.channels_last import store_channels_last
 
 PART = "gpu"
 # What loaders read for each method; flow comes out of its cache.
@@ -51,13 +55,16 @@ def by_way(sizes: Sizes, device: torch.device, effort: Effort) -> tuple[list[Row
     """Speed of each method's step over that in float32; and the samples a second of the fastest way."""
     made = {way: stages(sizes, options, device) for way, options in WAYS.items()}
     rows, fastest = [], {}
-    for name in made["float32"]:
+    for name, plain in made["float32"].items():
+        with FlopCounterMode(display=False) as counter:
+            plain.step()
         jobs = {way: found[name].step for way, found in made.items()}
         taken = in_turns(jobs, effort.rounds(20), name=name)
         rates = {way: sizes.batch_size / statistics.median(found) for way, found in taken.items()}
         fastest[name] = max(rates.values())
         for way in list(jobs)[1:]:
-            figure = f"{rates[way]:.0f} samples/s; in float32 {rates['float32']:.0f}"
+            speed = counter.get_total_flops() / 2e12 / statistics.median(taken[way])
+            figure = f"{rates[way]:.0f} samples/s, {speed:.3g} T multiply-adds/s; in float32 {rates['float32']:.0f}"
             rows.append(row(PART, f"{name}: a training step, {way}", "float32", over(taken, way)["float32"], figure))
     return rows, fastest
 
@@ -91,21 +98,49 @@ def busy(annotations: ClassFolders, stage: Stage, num_batches: int) -> Row:
     return row(PART, "PKD: the device computes", f"a loop over a loader of {cores - 1} workers", [share])
 
 
-def by_side(sides: Sequence[int], way: Way, device: torch.device, frames: int) -> Iterator[Row]:
-    """Videos a second of ResNet-50 by the side of frames, over those of 224 pixels; the paper's gain beside it."""
-    network = resnet50(200).to(device).eval()
-    way.apply(network)
+def by_side(
+    sides: Sequence[int], batch_size: int, frames: int, *, graphed: bool, device: torch.device
+) -> Iterator[Row]:
+    """Videos a second of ResNet-50 in bfloat16 by the side of frames, over those of the largest; beside the paper's."""
+    network = resnet50(200).to(device, torch.bfloat16).eval()
+    store_channels_last(network)
     paper = {p.size: p.videos_per_second for p in published_resolutions("ActivityNet", "mAP") if p.series == SERIES}
     found = {}
-    with way.precision(device):
-        for side in sides:
-            found[side] = measure_throughput(network, torch.randn(8, frames, 3, side, side, device=device))
-    largest = max(sides)
+    for side in sides:
+        clips = torch.randn(batch_size, frames, 3, side, side, device=device, dtype=torch.bfloat16)
+        found[side] = measure_throughput(Graphed(network, clips) if graphed else network, clips).videos_per_second
+    largest, how = max(sides), "one CUDA graph" if graphed else "kernel by kernel"
     for side in sides[1:]:
-        ratio = found[side].videos_per_second / found[largest].videos_per_second
         gain = (paper.get(side) or math.nan) / (paper.get(largest) or math.nan)
-        figure = f"{found[side].videos_per_second:.1f} videos/s; the paper, on a V100: {gain:.1f} times"
-        yield row(PART, f"ResKD's ResNet-50, {frames} frames of {side}: videos/s", f"of {largest}", [ratio], figure)
+        figure = (
+            f"{found[side]:.1f} videos/s, {found[largest]:.1f} of {largest}; the paper, on a V100: {gain:.1f} times"
+        )
+        job = f"ResNet-50, {batch_size} x {frames} frames of {side}, {how}: videos/s"
+        yield row(PART, job, f"of {largest}", [found[side] / found[largest]], figure)
+
+
+class Graphed(nn.Module):
+    """A network's kernels on clips like these, launched all at once.
+
+    Args:
+        network: in eval mode, on a GPU.
+        clips: that it always computes on, whatever it is called with.
+    """
+
+    def __init__(self, network: nn.Module, clips: torch.Tensor) -> None:
+        super().__init__()
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.no_grad(), torch.cuda.stream(side_stream):  # chooses kernels, before they are recorded
+            network(clips)
+        torch.cuda.current_stream().wait_stream(side_stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(self.graph):
+            self.logits = network(clips)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        self.graph.replay()
+        return self.logits
 
 
 def measure(sizes: Sizes, device: torch.device, effort: Effort) -> Iterator[Row]:
@@ -114,7 +149,9 @@ def measure(sizes: Sizes, device: torch.device, effort: Effort) -> Iterator[Row]
     yield from rows
     is_dry = device.type == "cpu"
     best = WAYS["bf16, channels last"]
-    yield from by_side((64, 32) if is_dry else SIDES, best, device, frames=2 if is_dry else 16)
+    for batch_size, graphed in ((2, False),) if is_dry else ((8, False), (8, True), (64, False), (64, True)):
+        sides, frames = ((64, 32), 2) if is_dry else (SIDES, 16)
+        yield from by_side(sides, batch_size, frames, graphed=graphed, device=device)
     with tempfile.TemporaryDirectory() as folder:
         annotations = videos_in(Path(folder), number=64 if is_dry else 256)
         yield busy(annotations, stages(sizes, best, device)["PKD"], num_batches=2 if is_dry else 40)
@@ -131,7 +168,6 @@ def main() -> None:
         return
     keep_freed_memory()
     torch._dynamo.config.recompile_limit = 64  # many networks share a few classes
-    warnings.filterwarnings("ignore", message=r".*self.log\(\).*")  # there is no trainer to log to
     device = torch.device("cpu" if given.dry_run else "cuda")
     found, console, rows = hardware(device), Console(width=160), []
     for each in measure(TINY if given.dry_run else PAPERS, device, Effort(given.effort)):

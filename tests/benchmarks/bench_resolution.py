@@ -7,7 +7,6 @@ multiply-adds. Run by `make bench-resolution`.
 
 import argparse
 import platform
-import warnings
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -89,7 +88,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
     keep_freed_memory()
-    warnings.filterwarnings("ignore", message=r".*self.log\(\).*")  # there is no trainer to log to
     torch.manual_seed(0)
     console = Console(width=110)
     versions = f"{torch.get_num_threads()} threads; torch {torch.__version__}; {rounds} rounds"

@@ -8,7 +8,6 @@ proportion. Run by `make bench`.
 import os
 import statistics
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import count, islice
@@ -157,7 +156,6 @@ def known_indices(path: str, folder: Path) -> Jobs:
 
 def measure(effort: Effort) -> Iterator[Row]:
     """All rows of this part."""
-    warnings.filterwarnings("ignore", message=r".*self.log\(\).*")  # there is no trainer to log to
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = str(folder / "scene.mp4")

@@ -1,0 +1,93 @@
+"""What only a GPU shows; `make test-gpu` runs these, and other tests once more there, see `TRAINER` in conftest.py."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from callbacks.csv_log import read_rows
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch finds")
+ROOT = Path(__file__).parents[1]
+Streamkd = Callable[..., int | None]
+# In double precision, where TF32 and the order of sums are far below what is compared; dropout draws otherwise there.
+DOUBLE = ("--trainer.precision", "64-true", "--model.network.init_args.dropout", "0")
+
+
+def files(*names: str) -> list[object]:
+    return [argument for name in names for argument in ("--config", ROOT / f"configs/trainer/{name}.yaml")]
+
+
+@pytest.fixture
+def fit(streamkd: Streamkd, tiny_config: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Fit in a folder of its own; returns its last checkpoint."""
+
+    def run(name: str, *options: object) -> dict[str, Any]:
+        assert streamkd("fit", "--config", tiny_config, *options, "--run_dir", tmp_path / name) == 0
+        return torch.load(tmp_path / name / "checkpoints/last.ckpt", map_location="cpu")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["one_gpu"],
+        ["one_gpu", "channels_last"],
+        ["one_gpu", "compile"],
+        ["ddp", "sync_batch_norm"],
+    ],
+    ids=" ".join,
+)
+def test_a_fit_is_that_of_a_cpu(options: Sequence[str], fit: Callable[..., dict[str, Any]]) -> None:
+    """Also by NCCL, of one rank."""
+    gpu = ("--trainer.accelerator", "gpu", "--trainer.devices", "1")
+    ours, theirs = fit("gpu", *files(*options), *DOUBLE, *gpu), fit("cpu", *DOUBLE, "--trainer.accelerator", "cpu")
+    assert ours["global_step"] == theirs["global_step"] == 10
+    for key, value in theirs["state_dict"].items():
+        torch.testing.assert_close(
+            ours["state_dict"][key], value, rtol=1e-6, atol=1e-9, msg=lambda m, key=key: f"{key}: {m}"
+        )
+
+
+@pytest.mark.parametrize("precision", ["16_mixed", "bf16_mixed"])
+def test_half_precision_keeps_float32_weights_near_those_of_float32(
+    precision: str, fit: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    one_step = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1")
+    options = ("--model.network.init_args.dropout", "0", *one_step)
+    half = fit("half", *files("one_gpu", "channels_last", precision), *options)["state_dict"]
+    full = fit("full", *files("one_gpu"), *options)["state_dict"]
+    differences = [(half[key] - value).abs().max().item() for key, value in full.items() if value.is_floating_point()]
+    assert {value.dtype for value in half.values() if value.is_floating_point()} == {torch.float32}
+    assert 0 < max(differences) < 0.1
+    (row,) = [row for row in read_rows(tmp_path / "half/metrics.csv") if row["val/num_videos"]]
+    assert float(row["val/num_videos"]) == 6
+
+
+def test_lazy_evaluation_is_a_full_one(
+    fit: Callable[..., dict[str, Any]], streamkd: Streamkd, tiny_config: Path, tmp_path: Path
+) -> None:
+    networks = {}
+    for stream in ("residual", "iframe"):
+        fit(stream, *files("one_gpu"), "--model.stream", stream, "--data.streams", f"[{stream}]")
+        networks[stream] = str(tmp_path / stream / "checkpoints/best.ckpt")
+    config = yaml.safe_load(tiny_config.read_text())
+    module = "lightning_modules.weighted_inference.WeightedInferenceModule"
+    config["model"] = {"class_path": module, "init_args": {"networks": networks}}
+    config["data"]["init_args"] |= {"fit_split": "val", "streams": list(networks)}
+    (tmp_path / "fusion.yaml").write_text(yaml.safe_dump(config))
+    command = ("--config", tmp_path / "fusion.yaml", "--run_dir", tmp_path / "fusion")
+    double = (*files("one_gpu"), "--trainer.precision", "64-true")
+    assert streamkd("fit", *command, *double, "--trainer.max_epochs", 1) == 0
+    found = []
+    for is_lazy in ("true", "false"):
+        assert streamkd("test", *command, *double, "--model.threshold", "0.51", "--data.lazy", is_lazy) == 0
+        found.append(json.loads((tmp_path / "fusion/test.json").read_text())["metrics"])
+    lazy, full = found
+    assert lazy == pytest.approx({key: full[key] for key in lazy}, abs=1e-6)
+    assert 0 < lazy["test/exited/residual/final"] < 1
