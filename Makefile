@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 UT_INTERACTION ?= data/ut_interaction
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow lint bench bench-gpu bench-reader bench-lazy bench-distillation bench-features bench-resolution bench-streams bench-prepare results
+.PHONY: help install demo demo-figures demo-study ut-interaction-figures ut-interaction-study test test-slow test-gpu lint bench bench-gpu bench-reader bench-lazy bench-distillation bench-features bench-resolution bench-streams bench-prepare results
 .SECONDARY:
 SHELL := bash
 .SHELLFLAGS := -e -o pipefail -c
@@ -103,6 +103,13 @@ test: $(VENV)/.installed ## run the tests (8 minutes at most on 2 cores)
 
 test-slow: $(VENV)/.installed ## run the long proofs: a kill at every step, 100 kills at random, 10,000 reads
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n $(PYTEST_WORKERS)
+
+test-gpu: $(VENV)/.installed ## what needs a GPU; chains and resumption on it, in three precisions
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(PYTEST_WORKERS) tests/test_gpu.py
+	for precision in 32-true 16-mixed bf16-mixed; do \
+	    STREAMKD_TEST_TRAINER="{\"accelerator\": \"gpu\", \"precision\": \"$$precision\", \"deterministic\": true}" \
+	    OMP_NUM_THREADS=1 $(BIN)/pytest -n $(PYTEST_WORKERS) tests/test_reproduction.py tests/lightning_modules/test_resume.py; \
+	done
 
 lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/ruff check .

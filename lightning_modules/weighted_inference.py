@@ -279,32 +279,30 @@ class WeightedInferenceModule(ExitNetworksModule):
         self._put_in_order(list(cheapest_first(networks, clips)))
 
     def _fit(self) -> None:
-        """Solve for the scales on all ranks alike."""
+        """Solve for the scales on all ranks alike, on the CPU, since it takes many steps with few numbers."""
         _, logits, labels = self._gather()
         self.gathered = []
         logits = logits.transpose(0, 1)
         penalty: Any = {"l1": self.l1, "l1_from": self.l1_from, "non_negative": self.non_negative}
         with torch.no_grad():
-            self.scales.copy_(fit_exit_scales(logits, labels, **penalty))
-        self.chosen = {name: self._choose(logits, labels, name) for name in get_args(Connection)}
-        last = self.scales.detach()[-1].clone()
-        scales = zip(self.networks.exit_names, last, strict=True)
-        values = {"train/loss": F.cross_entropy(combine(logits, last), labels)}
-        values |= {f"train/scale/{name}": scale for name, scale in scales} | {
-            "train/threshold": self.chosen[self.connection]
-        }
+            scales = fit_exit_scales(logits, labels, **penalty).to(self.scales.dtype)
+            self.scales.copy_(scales)
+        self.chosen = {name: self._choose(logits, labels, connect(name, scales)) for name in get_args(Connection)}
+        named = zip(self.networks.exit_names, scales[-1].tolist(), strict=True)
+        values = {f"train/scale/{name}": scale for name, scale in named}
+        values["train/threshold"] = self.chosen[self.connection]
+        values["train/loss"] = F.cross_entropy(combine(logits, scales[-1]), labels).item()
         self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
-    def _choose(self, logits: Tensor, labels: Tensor, connection: Connection) -> float:
-        """The threshold for outputs by one connection."""
-        weights = connect(connection, self.scales.detach())
+    def _choose(self, logits: Tensor, labels: Tensor, weights: Tensor) -> float:
+        """The threshold for outputs combined by these weights."""
         return choose_threshold(sweep(logits, labels, weights, ExitCosts(range(len(logits)))), self.max_loss)
 
     def _gather(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What all ranks gathered, each video once, by index: (N,), logits (N, K, C), labels (N,)."""
+        """What all ranks gathered, each video once, by index, on the CPU: (N,), logits (N, K, C), labels (N,)."""
         mine = [torch.cat([part.to(self.device) for part in parts]) for parts in zip(*self.gathered, strict=True)]
-        indices, logits, labels = (torch.cat(_of_all_ranks(tensor)) for tensor in mine)
-        _, first = np.unique(indices.cpu().numpy(), return_index=True)
+        indices, logits, labels = (torch.cat(_of_all_ranks(tensor)).cpu() for tensor in mine)
+        _, first = np.unique(indices.numpy(), return_index=True)
         return indices[first], logits[first], labels[first]
 
     def _combine(self, logits: Tensor) -> tuple[Tensor, Tensor]:
