@@ -30,10 +30,14 @@ class Compiled(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.apply(pl_module)
+
+    def apply(self, module: pl.LightningModule) -> None:
+        """Compile the networks of a module, in place, each stage when it is first run."""
         # All stages of all networks share the code of one method, which by default is compiled 8 times at most.
         torch._dynamo.config.cache_size_limit = 256
-        teacher = getattr(pl_module, "teacher", None)
-        for network in _outermost(pl_module) + ([teacher.network] if isinstance(teacher, FrozenTeacher) else []):
+        teacher = getattr(module, "teacher", None)
+        for network in _outermost(module) + ([teacher.network] if isinstance(teacher, FrozenTeacher) else []):
             for method in ("forward_stage", "forward_head"):
                 setattr(network, method, self._compile(getattr(network, method)))
 

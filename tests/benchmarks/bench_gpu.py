@@ -41,7 +41,9 @@ from lightning_modules.networks.channels_last import store_channels_last
 PART = "gpu"
 # What loaders read for each method; flow comes out of its cache.
 READ = {
-    "recognition": ("iframe",),
+    "mv": ("mv",),
+    "residual": ("residual",),
+    "iframe": ("iframe",),
     "PKD": ("iframe", "mv", "residual"),
     "ResKD": ("rgb",),
     "IP TSN's P-stream": ("mv+residual",),
@@ -167,7 +169,6 @@ def main() -> None:
         print(NO_GPU.format(version=torch.__version__))
         return
     keep_freed_memory()
-    torch._dynamo.config.recompile_limit = 64  # many networks share a few classes
     device = torch.device("cpu" if given.dry_run else "cuda")
     found, console, rows = hardware(device), Console(width=160), []
     for each in measure(TINY if given.dry_run else PAPERS, device, Effort(given.effort)):

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from random_batch import random_batch
-from torch import nn
 
+from callbacks.compiled import Compiled
 from datamodules.clip import ClipBatch
 from lightning_modules.checkpoints import TrainedNetwork
 from lightning_modules.cross_resolution import CrossResolutionModule
@@ -30,20 +31,19 @@ class Way:
     Args:
         bf16: by autocast, as the Trainer's `bf16-mixed`.
         channels_last: weights in memory, as by `callbacks.channels_last.ChannelsLast`.
-        compiled: each stage of each network by `torch.compile`.
+        compiled: stages of networks, as by `callbacks.compiled.Compiled`.
     """
 
     bf16: bool = False
     channels_last: bool = False
     compiled: bool = False
 
-    def apply(self, network: nn.Module) -> None:
-        """Prepares a network in place."""
+    def apply(self, module: pl.LightningModule) -> None:
+        """Prepares a module and its teacher in place, as callbacks do."""
         if self.channels_last:
-            store_channels_last(network)
+            store_channels_last(module)
         if self.compiled:
-            for stage in network.children():
-                stage.compile()
+            Compiled().apply(module)
 
     def precision(self, device: torch.device) -> AbstractContextManager:
         return torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext()
@@ -79,8 +79,9 @@ class Stage:
         device: torch.device,
     ) -> None:
         self._module, self._way, self.device = module.to(device).train(), way, device
-        for network in networks_of(module):
-            way.apply(network.to(device))
+        if hasattr(module, "teacher") and isinstance(module.teacher, FrozenTeacher):
+            module.teacher.to(device)
+        way.apply(module)
         self._optimizer = torch.optim.SGD((p for p in module.parameters() if p.requires_grad), lr=1e-3, momentum=0.9)
         self._batch = random_batch(batch_size, num_segments, streams).to(device)
 
@@ -113,6 +114,10 @@ class Sizes:
     batch_size: int
     num_segments: int = 3
 
+    def maker(self, stream: str) -> Callable[[int, int], Backbone]:
+        """Of the network of a stream."""
+        return self.large if stream == "iframe" else self.small
+
 
 PAPERS = Sizes(resnet18, resnet50, side=224, batch_size=32)
 TINY = Sizes(partial(resnet10, width=8), partial(resnet10, width=8), side=32, batch_size=2)
@@ -124,7 +129,7 @@ def stages(sizes: Sizes, way: Way, device: torch.device) -> dict[str, Stage]:
     """One of each method."""
     side, half = sizes.side, sizes.side // 2
     modules: dict[str, tuple[Any, Mapping[str, tuple[int, int]]]] = {
-        "recognition": (RecognitionModule(sizes.large(NUM_CLASSES, 3), "iframe"), {"iframe": (3, side)}),
+        **{stream: (recognition(sizes, stream), {stream: (CHANNELS[stream], side)}) for stream in CHANNELS},
         "PKD": (progressive(sizes), {stream: (channels, side) for stream, channels in CHANNELS.items()}),
         "ResKD": (cross_resolution(sizes), {"rgb": (3, half), "rgb_high": (3, side)}),
         "IP TSN's P-stream": (flow_distillation(sizes), {"mv+residual": (5, side), "flow": (2, side)}),
@@ -135,9 +140,12 @@ def stages(sizes: Sizes, way: Way, device: torch.device) -> dict[str, Stage]:
     }
 
 
+def recognition(sizes: Sizes, stream: str) -> RecognitionModule:
+    return RecognitionModule(sizes.maker(stream)(NUM_CLASSES, CHANNELS[stream]), stream)
+
+
 def progressive(sizes: Sizes) -> ProgressiveDistillationModule:
-    makers = {"mv": sizes.small, "residual": sizes.small, "iframe": sizes.large}
-    networks = {s: EarlyExitNetwork(maker(NUM_CLASSES, CHANNELS[s])) for s, maker in makers.items()}
+    networks = {s: EarlyExitNetwork(sizes.maker(s)(NUM_CLASSES, channels)) for s, channels in CHANNELS.items()}
     module = ProgressiveDistillationModule(dict.fromkeys(networks, ""))
     module.adopt(ExitNetworks(EarlyExitNetworks(networks), {}, [], {}))
     module.teacher = "iframe"
@@ -158,11 +166,3 @@ def flow_distillation(sizes: Sizes) -> FlowDistillationModule:
 
 def frozen(network: Backbone, stream: str) -> FrozenTeacher:
     return FrozenTeacher(TrainedNetwork(network.eval().requires_grad_(False), {}, stream, [], False))
-
-
-def networks_of(module: RecognitionModule | ProgressiveDistillationModule) -> list[nn.Module]:
-    """All that compute, teachers too."""
-    if isinstance(module, ProgressiveDistillationModule):
-        return [network.backbone for network in module.networks.networks.values()]  # type: ignore[misc]
-    teacher = getattr(module, "teacher", None)
-    return [module.network] if teacher is None else [module.network, teacher.network]
