@@ -8,6 +8,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from lightning_modules.networks.grid_pool import GridPool
+
 
 class FrameClassifier(nn.Module):
     """Classifies feature maps frame by frame and averages the frames' logits.
@@ -55,7 +57,7 @@ class InternalClassifier(FrameClassifier):
         layers = OrderedDict(
             conv=nn.Conv2d(in_channels, channels, kernel_size, padding=padding, bias=False),
             norm=nn.BatchNorm2d(channels),
-            pool=nn.AdaptiveAvgPool2d(pool_size),
+            pool=GridPool(pool_size),
             flatten=nn.Flatten(),
             fc=nn.Linear(channels * pool_size**2, num_classes),
         )

@@ -156,7 +156,6 @@ class VideoSwin(Backbone):
             own, probabilities = probabilities[:depth], probabilities[depth:]
             self._add_stage(heads, tuple(window_size), own, gradient_checkpointing)
         self.norm = nn.LayerNorm(self.feature_info[-1].channels)
-        self.avgpool = nn.AdaptiveAvgPool3d((None, 1, 1))
         self.dropout = nn.Dropout1d(dropout)
         self.head = nn.Linear(self.feature_info[-1].channels, num_classes)
         self._initialise()
@@ -178,7 +177,7 @@ class VideoSwin(Backbone):
 
     @override
     def forward_head(self, features: Tensor) -> Tensor:
-        pooled = self.avgpool(features.transpose(1, 2)).flatten(2)
+        pooled = features.mean(dim=(3, 4)).transpose(1, 2)
         # A feature is dropped from all frames: as if their mean were classified, as in the paper's code.
         return self.head(self.dropout(pooled).transpose(1, 2))
 

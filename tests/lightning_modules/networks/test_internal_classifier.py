@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks import InternalClassifier, LinearClassifier, SegmentClassifier, resnet18, resnet50
 from lightning_modules.networks.exit_layout import build_classifiers
+from lightning_modules.networks.grid_pool import GridPool
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -73,7 +74,7 @@ def test_the_papers_layouts(layout: str, backbone: type, convolutions: list[tupl
     assert list(classifiers) == ["layer1", "layer2", "layer3"]
     assert [tuple(each.head.conv.weight.shape) for each in classifiers.values()] == convolutions
     for classifier in classifiers.values():
-        kinds = [nn.Conv2d, nn.BatchNorm2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear]
+        kinds = [nn.Conv2d, nn.BatchNorm2d, GridPool, nn.Flatten, nn.Linear]
         assert [type(layer) for layer in classifier.head] == kinds
         assert classifier.head.conv.padding == (1, 1)
         assert classifier.head.conv.bias is None
