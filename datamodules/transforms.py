@@ -271,12 +271,14 @@ def normalisation(stream: str) -> tuple[list[float], list[float]]:
 
 
 def normalise(stream: str, frames: Tensor) -> Tensor:
-    """What the network sees: (..., C, H, W) uint8 -> float32, on the device that `frames` are on."""
-    mean, std = _normalisation_on(stream, frames.device)
-    return frames.float().div_(255).sub_(mean).div_(std)
+    """What the network sees: (..., C, H, W) uint8 -> float32, on the device that `frames` are on, equal on all."""
+    largest, mean, std = _normalisation_on(stream, frames.device)
+    return frames.float().div_(largest).sub_(mean).div_(std)
 
 
 @cache
 def _normalisation_on(stream: str, device: torch.device) -> tuple[Tensor, ...]:
     with torch.inference_mode(False):  # for training, too
-        return tuple(torch.tensor(values, device=device).view(-1, 1, 1) for values in normalisation(stream))
+        # 255 as a tensor, since GPUs multiply by the reciprocal of a number, which rounds otherwise.
+        values = ([255.0], *normalisation(stream))
+        return tuple(torch.tensor(each, device=device).view(-1, 1, 1) for each in values)
