@@ -17,6 +17,7 @@ from seeded_runs import DemoSeed, Score, Scores, score_columns, study
 TEACHERS = {
     "labels": (["labels"], [12]),
     "progressive": (["mv", "residual", "iframe"], [1, 1, 10]),
+    "progressive, then the sum": (["mv", "residual", "own"], [1, 1, 10]),
 }
 FINAL = "top1/iframe+mv+residual/final"
 
@@ -31,7 +32,7 @@ def measure(unit: DemoSeed) -> Scores:
     """Top-1 of the network, and with every teacher of its internal classifiers (their mean) and of all exits."""
     scores = {"TEAM-Net": unit.score("team_net", "team-net")}
     for name, (teachers, lengths) in TEACHERS.items():
-        run = f"team-{name}"
+        run = f"team-{name.replace(', ', '-').replace(' ', '-')}"
         scores[f"internal classifiers: {name}"] = unit.score(
             "team_net_pkd",
             run,
