@@ -120,7 +120,7 @@ def make_demo_data(
         num_frames: frames a video.
         size: height and width in pixels, even.
         quality: MPEG-4 quantiser, 1 (best) to 31.
-        num_workers: processes that render and encode, 0 for none but this one; as many as there are CPUs if None.
+        num_workers: processes that render and encode, see `mapped`.
 
     Raises:
         ValueError: a parameter out of range, or a folder that holds something else than this data set.

@@ -42,7 +42,7 @@ def fill_flow(reader: ClipReader, paths: Sequence[str], *, num_workers: int | No
     Args:
         reader: reads flow.
         paths: the videos.
-        num_workers: processes, 0 for none but this one; as many as there are CPUs if None.
+        num_workers: see `mapped`.
 
     Raises:
         ValueError: the reader has no cache, or reads no flow.

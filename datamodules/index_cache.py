@@ -53,11 +53,19 @@ class IndexCache:
         known = self._memory.get(path)
         if stamp is None or known is None or known[0] != stamp:
             known = (stamp or (0, 0), self._load_or_build(path, stamp))
-        self._memory[path] = known
-        self._memory.move_to_end(path)
-        if len(self._memory) > self.capacity:
-            self._memory.popitem(last=False)
+        self._remember(*known)
         return known[1]
+
+    def put(self, index: VideoIndex) -> None:
+        """Keeps the index of a video that is there, as `get` would.
+
+        Raises:
+            OSError: it cannot be stored, with `must_store`.
+        """
+        stamp = file_stamp(index.path)
+        if stamp is not None:
+            self._store(index, stamp)
+            self._remember(stamp, index)
 
     def file_of(self, path: str) -> Path | None:
         """Where the index of `path` is stored."""
@@ -77,12 +85,14 @@ class IndexCache:
             if record is not None:
                 return decode_index(record, path, stamp)
         index = build_index(path)
-        try:
-            self._store(path, index, stamp)
-        except OSError:  # a cache that cannot be written costs time, not the run
-            if self.must_store:
-                raise
+        self._store(index, stamp)
         return index
+
+    def _remember(self, stamp: Stamp, index: VideoIndex) -> None:
+        self._memory[index.path] = stamp, index
+        self._memory.move_to_end(index.path)
+        if len(self._memory) > self.capacity:
+            self._memory.popitem(last=False)
 
     def _stored(self, path: str) -> bytes | None:
         file = self.file_of(path)
@@ -90,13 +100,17 @@ class IndexCache:
             return file.read_bytes()
         return None if self._shared is None else self._shared.get(_key_of(path))
 
-    def _store(self, path: str, index: VideoIndex, stamp: Stamp) -> None:
-        file = self.file_of(path)
-        if file is not None:
-            with written_whole(file, synced=False) as temporary:
-                temporary.write_bytes(encode_index(index, stamp))
-        elif self._shared is not None:
-            self._shared.add(_key_of(path), encode_index(index, stamp))
+    def _store(self, index: VideoIndex, stamp: Stamp) -> None:
+        file = self.file_of(index.path)
+        try:
+            if file is not None:
+                with written_whole(file, synced=False) as temporary:
+                    temporary.write_bytes(encode_index(index, stamp))
+            elif self._shared is not None:
+                self._shared.add(_key_of(index.path), encode_index(index, stamp))
+        except OSError:  # a cache that cannot be written costs time, not the run
+            if self.must_store:
+                raise
 
 
 def file_stamp(path: str) -> Stamp | None:

@@ -45,7 +45,7 @@ def prepare_videos(source: VideoSource, paths: Sequence[str], *, num_workers: in
     Args:
         source: opens videos.
         paths: the videos.
-        num_workers: processes, 0 for none but this one; as many as there are CPUs if None.
+        num_workers: see `mapped`.
 
     Raises:
         OSError: the disk is full.

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datamodules.bitstream import CompressedVideo, UnreadableVideoError, VideoIndex, build_index
@@ -52,18 +52,20 @@ class ReencodeCache:
         stem = os.fsdecode(os.fsencode(Path(path).stem)[:_MAX_STEM])
         return Path(self.directory) / f"{stem}-{hashlib.sha256(key).hexdigest()[:16]}.mp4"
 
-    def make(self, original: VideoIndex) -> None:
-        """Encodes the stand-in for a video.
+    def make(self, original: VideoIndex) -> VideoIndex:
+        """Encodes the stand-in for a video; returns its index.
 
         Raises:
             UnreadableVideoError: it cannot be decoded, or not all of its frames come out.
             OSError: the stand-in cannot be written.
         """
-        path = original.path
-        with written_whole(self.file_of(path)) as unchecked:
-            done = reencode(path, unchecked, codec="mpeg4", gop_size=_GOP_SIZE, size=self.size)
+        path, file = original.path, self.file_of(original.path)
+        with written_whole(file) as unchecked:
+            done = reencode(path, unchecked, codec="mpeg4", gop_size=_GOP_SIZE, size=self.size, synced=False)
             _check_count(path, "decoded", done.num_frames, original.num_frames - done.num_cut)
-            _check_count(path, "re-encoded", build_index(unchecked).num_frames, done.num_frames)
+            index = build_index(unchecked)
+            _check_count(path, "re-encoded", index.num_frames, done.num_frames)
+        return replace(index, path=str(file))
 
     @property
     def recipe(self) -> str:
@@ -136,5 +138,6 @@ class VideoSource:
         file = str(stand_ins.file_of(original.path))
         with suppress(UnreadableVideoError):
             return self.indices.get(file)
-        stand_ins.make(original)
-        return self.indices.get(file)
+        index = stand_ins.make(original)
+        self.indices.put(index)
+        return index

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -85,6 +86,7 @@ def reencode(
     quality: int | None = None,
     paint: Paint | None = None,
     progress: Progress | None = None,
+    synced: bool = True,
 ) -> "Reencoded":
     """Re-encodes the video stream of `source` to `target`, frame by frame, timestamps kept.
 
@@ -103,6 +105,7 @@ def reencode(
         paint: changes every picture, upright and of its final size, in place: (3 * H / 2, W) uint8, the planes Y, U and
             V one after the other.
         progress: called with (frames done, frames in all) after every frame.
+        synced: see `written_whole`.
 
     Returns:
         How many frames were written, and how many the source says not to show.
@@ -117,9 +120,11 @@ def reencode(
     first = next(decoded)
     size = size or _own_size(source, first, codec)
     options: dict[str, Any] = {"codec": codec, "gop_size": gop_size, "quality": quality, "paint": paint}
-    with VideoWriter(target, size, tick, **options) as writer:
+    ticks = clock.time_base / tick
+    per_unit = ticks if ticks.denominator > 1 else int(ticks)  # for the rule, whole numbers are enough, and fast
+    with VideoWriter(target, size, tick, **options, synced=synced) as writer:
         for index, frame in enumerate(chain([first], decoded)):
-            writer.write(frame, round(clock.seconds(frame, index) / tick))
+            writer.write(frame, round(clock.time(frame, index) * per_unit))
             if progress is not None:
                 progress(index + 1, max(index + 1, clock.num_frames))
     return Reencoded(index + 1, clock.num_cut)
@@ -147,7 +152,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         size: (width, height), both even; frames of another size are scaled.
         time_base: seconds per tick.
         codec, gop_size, quality: as in `encode_frames`.
-        paint: as in `reencode`.
+        paint, synced: as in `reencode`.
     """
 
     def __init__(
@@ -160,6 +165,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         gop_size: int = 12,
         quality: int | None = None,
         paint: Paint | None = None,
+        synced: bool = True,
     ) -> None:
         _check_suffix(path)
         _check_size(size)
@@ -170,7 +176,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         self._options = _codec_options(codec, gop_size, quality)
         self._encoder = _ENCODERS[codec]
         self._reformatter = VideoReformatter()
-        self._file = written_whole(path)
+        self._file = written_whole(path, synced=synced)
 
     def __enter__(self) -> "VideoWriter":
         self._container = av.open(f"file:{self._file.__enter__()}", "w", options=self._muxer_options())
@@ -309,16 +315,17 @@ class _Clock:
 
     def tick(self, max_per_second: int) -> Fraction:
         """Seconds: the longest that divides all times; where that is too short, the shortest storable one."""
-        step = math.gcd(*(time - self._start for time in self.times)) or 1
+        step = math.gcd(*(time - self.start for time in self.times)) or 1
         tick = step * self.time_base
         return tick if tick.denominator <= max_per_second else Fraction(1, max_per_second)
 
-    def seconds(self, frame: av.VideoFrame, index: int) -> Fraction:
-        time = frame.pts - self._start if self.times and frame.pts is not None else index
-        return time * self.time_base
+    def time(self, frame: av.VideoFrame, index: int) -> int:
+        """In units of `time_base`, from 0."""
+        return frame.pts - self.start if self.times and frame.pts is not None else index
 
-    @property
-    def _start(self) -> int:
+    @cached_property
+    def start(self) -> int:
+        """The first of the times, if it is before 0."""
         return min(0, min(self.times, default=0))
 
 

@@ -93,8 +93,8 @@ def scene_in(folder: Path) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("videos", nargs="*", type=Path, help="videos to re-encode; the synthetic scene if none")
-    parser.add_argument("--count", type=int, default=24 * num_cpus())
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--count", type=int, default=64 * num_cpus())
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     console = Console(width=110)
     versions = f"{num_cpus()} CPUs; {platform.platform()}; PyAV {av.__version__}"
