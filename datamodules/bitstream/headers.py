@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 _START_CODE = b"\x00\x00\x01"
+_VOP = _START_CODE + b"\xb6"
 _INTERLACED = "its pictures may be interlaced"
 MPEG = ("mpeg1video", "mpeg2video", "mpeg4")
 _H264_SLICES = (1, 5)
@@ -35,6 +36,7 @@ class Picture(NamedTuple):
 
 
 NOTHING = Picture("-", is_reference=False)
+_VOPS = [Picture(kind, kind != "B", kind == "I") for kind in "IPBS"]  # by MPEG-4's vop_coding_type
 
 
 class BitReader:
@@ -107,6 +109,8 @@ class PictureParser:
             yield from self._flagged(data, is_keyframe)
 
     def _mpeg4(self, data: bytes, is_keyframe: bool) -> list[Picture]:
+        if data.startswith(_VOP) and data.find(_START_CODE, len(_VOP)) < 0:  # as most packets are
+            return [_VOPS[data[4] >> 6]] if len(data) > 4 and self._is_coded_vop(data[4:23]) else []
         pictures = []
         for start in _start_codes(data):
             code = data[start]
@@ -115,19 +119,20 @@ class PictureParser:
                     data[start + 1 : start + 48]
                 )
                 self._note_interlacing(is_interlaced)
-            elif code == 0xB6 and self._is_coded_vop(data[start + 1 : start + 20]):
-                kind = "IPBS"[data[start + 1] >> 6]
-                pictures.append(Picture(kind, kind != "B", kind == "I", start - len(_START_CODE)))
+            elif code == _VOP[-1] and self._is_coded_vop(data[start + 1 : start + 20]):
+                pictures.append(_VOPS[data[start + 1] >> 6]._replace(start=start - len(_START_CODE)))
         return pictures
 
     def _is_coded_vop(self, header: bytes) -> bool:
         if len(header) < 2 or self._time_increment_bits is None:
             return len(header) >= 1
-        reader = BitReader(header)
-        reader.bits(2)
-        while reader.bits(1):  # modulo_time_base
-            pass
-        return bool(reader.bits(1 + self._time_increment_bits + 2) & 1)
+        value, left = int.from_bytes(header, "big"), 8 * len(header) - 3
+        while left >= 0 and value >> left & 1:  # modulo_time_base
+            left -= 1
+        left -= 1 + self._time_increment_bits + 2  # a marker on either side
+        if left < 0:
+            raise EOFError("header ends early")
+        return bool(value >> left & 1)
 
     def _mpeg2(self, data: bytes, is_keyframe: bool) -> Iterator[Picture]:
         """One frame a packet, be it one picture or two fields."""
