@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import Precision
 
 from datamodules import clip_dataset, index_cache
 from datamodules.annotations import ClassFolders, VideoLists
@@ -22,7 +23,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "
 def make_data(root, *, rank: int = 0, ranks: int = 1, **options) -> CompressedVideoDataModule:
     options = {"streams": ["mv", "residual", "iframe"], "size": 16, "batch_size": 2} | options
     data = CompressedVideoDataModule(ClassFolders(str(root)), **options)
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks, state=SimpleNamespace(stage=None))
+    data.trainer = SimpleNamespace(
+        global_rank=rank, world_size=ranks, state=SimpleNamespace(stage=None), precision_plugin=Precision()
+    )
     return data
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.plugins import Precision
 from torch import Tensor
 
 from datamodules.annotations import ClassFolders
@@ -83,7 +84,9 @@ class TestBatches:
         """Of 10 training videos, of which the second cannot be read and the third is damaged."""
         options = {"batch_size": 4, "augment": False, "shuffle": True, "num_workers": 1}
         data = CompressedVideoDataModule(ClassFolders(str(video_root)), ["mv"], size=16, **options)
-        data.trainer = SimpleNamespace(global_rank=0, world_size=1, state=SimpleNamespace(stage=None))
+        data.trainer = SimpleNamespace(
+            global_rank=0, world_size=1, state=SimpleNamespace(stage=None), precision_plugin=Precision()
+        )
         unread = UnreadVideos(failures={1: "torn"}, corrupt_frames={2: 5})
         data.serve_features({"train": opened(keep(tmp_path / "x.bin", make_features(10), unread))})
         return data

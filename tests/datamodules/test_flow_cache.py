@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import Precision
 
 from datamodules.annotations import ClassFolders
 from datamodules.bitstream import CompressedVideo, UnreadableVideoError, build_index
@@ -35,7 +36,9 @@ def make_reader(streams=("flow",), *, stand_ins=None, on_corrupt="raise", size=4
 def make_data(root, streams=("mv", "flow"), **options) -> CompressedVideoDataModule:
     options = {"size": 16, "batch_size": 2} | options
     data = CompressedVideoDataModule(ClassFolders(str(root)), streams, **options)
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, state=SimpleNamespace(stage=None))
+    data.trainer = SimpleNamespace(
+        global_rank=0, world_size=1, state=SimpleNamespace(stage=None), precision_plugin=Precision()
+    )
     return data
 
 

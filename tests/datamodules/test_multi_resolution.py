@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.plugins import Precision
 from torch.nn import functional as F
 
 from datamodules.annotations import ClassFolders, VideoLists
@@ -36,7 +37,9 @@ def backend(request) -> str:
 def make_data(root, kind=MultiResolutionDataModule, **options) -> VideoDataModule:
     options = {"low_resolution": LowResolution(16), "size": 32, "num_segments": 3, "batch_size": 2} | options
     data = kind(ClassFolders(str(root)), **options)
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, state=SimpleNamespace(stage=None))
+    data.trainer = SimpleNamespace(
+        global_rank=0, world_size=1, state=SimpleNamespace(stage=None), precision_plugin=Precision()
+    )
     return data
 
 
