@@ -69,8 +69,7 @@ class FrozenFeatures(pl.Callback):
     @torch.no_grad()
     def _file(self, trainer: pl.Trainer, module: ProgressiveDistillationModule, loader: DataLoader) -> FeatureFile:
         dataset, networks = _dataset_of(loader), module.networks
-        weight = next(networks.parameters())
-        blank = {s: weight.new_zeros(1, *dataset.reader.shapes[s]) for s in networks.networks}
+        blank = networks.blank_clips(dataset.reader.shapes)
         with trainer.precision_plugin.forward_context():
             layouts = {name: FeatureLayout.of(maps) for name, maps in networks.features(blank).items()}
         key = key_of(

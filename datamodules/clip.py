@@ -262,12 +262,11 @@ class LazyClipBatch:
     Args:
         clips: B videos.
         shapes: per stream (T, C, H, W), as networks see it.
-        normalise: (stream, (N, T, C, H, W) uint8) -> float32.
+        normalise: (stream, (N, T, C, H, W) uint8) -> float, what the network sees.
         failures: evaluation videos left out of this batch.
         num_views: V.
         device: where streams go.
         on_read: called by `finish`.
-        convert: from float32 to what the network computes in.
     """
 
     clips: list[LazyClip]
@@ -277,7 +276,6 @@ class LazyClipBatch:
     num_views: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_read: Callable[[LazyClipBatch], None] | None = None
-    convert: Callable[[Tensor], Tensor] = field(default=lambda frames: frames)
 
     def __len__(self) -> int:
         """B, the number of videos."""
@@ -323,7 +321,7 @@ class LazyClipBatch:
         views = {number: self.clips[number].read(stream) for number in chosen}
         found = {number: view for number, view in views.items() if view is not None}
         clips = torch.cat(list(found.values())) if found else torch.empty(0, *self.shapes[stream], dtype=torch.uint8)
-        return self.convert(self.normalise(stream, clips.to(self.device))), list(found)
+        return self.normalise(stream, clips.to(self.device)), list(found)
 
     def finish(self) -> None:
         """Closes all files, and lists the videos that could not be read among the failures instead of the clips."""

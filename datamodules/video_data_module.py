@@ -268,7 +268,7 @@ class VideoDataModule(LightningDataModule):
         if split is not None:
             self._count_unread(split, batch)
         if isinstance(batch, LazyClipBatch):
-            batch = replace(batch, convert=self._to_precision)
+            batch = replace(batch, normalise=self._in_precision(batch.normalise))
             return batch if split is None else replace(batch, on_read=partial(self._count_unread, split))
         if split == "train" and not len(batch):
             raise _unreadable_batch(batch)
@@ -276,6 +276,9 @@ class VideoDataModule(LightningDataModule):
             normalise_batch(self.reader.views, batch)
             batch.streams = {name: self._to_precision(frames) for name, frames in batch.streams.items()}
         return batch
+
+    def _in_precision(self, normalise: Callable[[str, Tensor], Tensor]) -> Callable[[str, Tensor], Tensor]:
+        return lambda stream, frames: self._to_precision(normalise(stream, frames))
 
     def _to_precision(self, frames: Tensor) -> Tensor:
         """Of the Trainer's, which itself has only seen bytes."""

@@ -275,7 +275,7 @@ class WeightedInferenceModule(ExitNetworksModule):
         assert self.exit_networks is not None
         with torch.device("meta"):
             networks = ExitNetworks.from_state(self.exit_networks.state()).networks
-            clips = {stream: torch.empty(1, *batch.streams[stream].shape[1:]) for stream in networks.networks}
+        clips = networks.blank_clips({stream: clips.shape[1:] for stream, clips in batch.streams.items()})
         self._put_in_order(list(cheapest_first(networks, clips)))
 
     def _fit(self) -> None:
@@ -287,16 +287,14 @@ class WeightedInferenceModule(ExitNetworksModule):
         with torch.no_grad():
             scales = fit_exit_scales(logits, labels, **penalty).to(self.scales.dtype)
             self.scales.copy_(scales)
-        self.chosen = {name: self._choose(logits, labels, connect(name, scales)) for name in get_args(Connection)}
+        costs = ExitCosts(range(len(logits)))
+        swept = {name: sweep(logits, labels, connect(name, scales), costs) for name in get_args(Connection)}
+        self.chosen = {name: choose_threshold(points, self.max_loss) for name, points in swept.items()}
         named = zip(self.networks.exit_names, scales[-1].tolist(), strict=True)
         values = {f"train/scale/{name}": scale for name, scale in named}
         values["train/threshold"] = self.chosen[self.connection]
         values["train/loss"] = F.cross_entropy(combine(logits, scales[-1]), labels).item()
         self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
-
-    def _choose(self, logits: Tensor, labels: Tensor, weights: Tensor) -> float:
-        """The threshold for outputs combined by these weights."""
-        return choose_threshold(sweep(logits, labels, weights, ExitCosts(range(len(logits)))), self.max_loss)
 
     def _gather(self) -> tuple[Tensor, Tensor, Tensor]:
         """What all ranks gathered, each video once, by index, on the CPU: (N,), logits (N, K, C), labels (N,)."""

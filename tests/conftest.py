@@ -70,6 +70,35 @@ def _moving_square(random: np.random.Generator, speed: int) -> list[np.ndarray]:
     return frames
 
 
+@pytest.fixture(scope="session")
+def trainer_options() -> dict[str, Any]:
+    """What runs of tests have a Trainer of."""
+    return TRAINER
+
+
+@pytest.fixture(scope="session")
+def trainer_files() -> Callable[..., list[str]]:
+    """Options that name files of `configs/trainer`."""
+    folder = Path(__file__).parents[1] / "configs/trainer"
+    return lambda *names: [part for name in names for part in ("--config", str(folder / f"{name}.yaml"))]
+
+
+@pytest.fixture
+def write_fusion_config(tiny_config: Path) -> Callable[..., Path]:
+    """Write `fusion.yaml` beside the tiny configuration, a fusion of trained networks by stream; returns its path."""
+
+    def write(networks: dict[str, str], **options: Any) -> Path:
+        config = yaml.safe_load(tiny_config.read_text())
+        module = "lightning_modules.weighted_inference.WeightedInferenceModule"
+        config["model"] = {"class_path": module, "init_args": {"networks": networks, **options}}
+        config["data"]["init_args"] |= {"fit_split": "val", "streams": list(networks)}
+        path = tiny_config.with_name("fusion.yaml")
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    return write
+
+
 @pytest.fixture
 def tiny_config(write_tiny_config: Callable[[Path], Path], tmp_path: Path) -> Path:
     """The tiny configuration, for a run in `tmp_path / "run"`."""

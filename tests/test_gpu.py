@@ -7,19 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from callbacks.csv_log import read_rows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch finds")
-ROOT = Path(__file__).parents[1]
 Streamkd = Callable[..., int | None]
+Files = Callable[..., list[str]]
 # In double precision, where TF32 and the order of sums are far below what is compared; dropout draws otherwise there.
 DOUBLE = ("--trainer.precision", "64-true", "--model.network.init_args.dropout", "0")
-
-
-def files(*names: str) -> list[object]:
-    return [argument for name in names for argument in ("--config", ROOT / f"configs/trainer/{name}.yaml")]
 
 
 @pytest.fixture
@@ -43,10 +38,15 @@ def fit(streamkd: Streamkd, tiny_config: Path, tmp_path: Path) -> Callable[..., 
     ],
     ids=" ".join,
 )
-def test_a_fit_is_that_of_a_cpu(options: Sequence[str], fit: Callable[..., dict[str, Any]]) -> None:
+def test_a_fit_is_that_of_a_cpu(
+    options: Sequence[str], fit: Callable[..., dict[str, Any]], trainer_files: Files
+) -> None:
     """Also by NCCL, of one rank."""
     gpu = ("--trainer.accelerator", "gpu", "--trainer.devices", "1")
-    ours, theirs = fit("gpu", *files(*options), *DOUBLE, *gpu), fit("cpu", *DOUBLE, "--trainer.accelerator", "cpu")
+    ours, theirs = (
+        fit("gpu", *trainer_files(*options), *DOUBLE, *gpu),
+        fit("cpu", *DOUBLE, "--trainer.accelerator", "cpu"),
+    )
     assert ours["global_step"] == theirs["global_step"] == 10
     for key, value in theirs["state_dict"].items():
         torch.testing.assert_close(
@@ -56,10 +56,10 @@ def test_a_fit_is_that_of_a_cpu(options: Sequence[str], fit: Callable[..., dict[
 
 @pytest.mark.parametrize("precision", ["16_mixed", "bf16_mixed"])
 def test_half_precision_keeps_float32_weights_near_those_of_float32(
-    precision: str, fit: Callable[..., dict[str, Any]], tmp_path: Path
+    precision: str, fit: Callable[..., dict[str, Any]], trainer_files: Files, tmp_path: Path
 ) -> None:
     """The loss of the first step is that of float32 up to rounding."""
-    ways = {"half": files("one_gpu", "channels_last", precision), "full": files("one_gpu")}
+    ways = {"half": trainer_files("one_gpu", "channels_last", precision), "full": trainer_files("one_gpu")}
     losses = {}
     for name, options in ways.items():
         options += ["--model.network.init_args.dropout", "0", "--data.batch_size", "10", "--trainer.max_epochs", "1"]
@@ -72,19 +72,18 @@ def test_half_precision_keeps_float32_weights_near_those_of_float32(
 
 
 def test_scales_are_fitted_and_lazy_evaluation_is_a_full_one(
-    fit: Callable[..., dict[str, Any]], streamkd: Streamkd, tiny_config: Path, tmp_path: Path
+    fit: Callable[..., dict[str, Any]],
+    streamkd: Streamkd,
+    trainer_files: Files,
+    write_fusion_config: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     networks = {}
     for stream in ("residual", "iframe"):
-        fit(stream, *files("one_gpu"), "--model.stream", stream, "--data.streams", f"[{stream}]")
+        fit(stream, *trainer_files("one_gpu"), "--model.stream", stream, "--data.streams", f"[{stream}]")
         networks[stream] = str(tmp_path / stream / "checkpoints/best.ckpt")
-    config = yaml.safe_load(tiny_config.read_text())
-    module = "lightning_modules.weighted_inference.WeightedInferenceModule"
-    config["model"] = {"class_path": module, "init_args": {"networks": networks}}
-    config["data"]["init_args"] |= {"fit_split": "val", "streams": list(networks)}
-    (tmp_path / "fusion.yaml").write_text(yaml.safe_dump(config))
-    command = ("--config", tmp_path / "fusion.yaml", "--run_dir", tmp_path / "fusion")
-    double = (*files("one_gpu"), "--trainer.precision", "64-true")
+    command = ("--config", write_fusion_config(networks), "--run_dir", tmp_path / "fusion")
+    double = (*trainer_files("one_gpu"), "--trainer.precision", "64-true")
     assert streamkd("fit", *command, *double, "--trainer.max_epochs", 1) == 0
     found = []
     for is_lazy in ("true", "false"):

@@ -29,19 +29,20 @@ TINY = {
     "data.num_workers": 0,
     "data.test_segments": 2,
     "data.annotations.check_sizes": False,
-    "trainer.accelerator": "cpu",
-} | {f"trainer.{key}": value for key, value in json.loads(os.environ.get("STREAMKD_TEST_TRAINER", "{}")).items()}
+}
 TINY_NETWORK = {"width": 4, "num_classes": 2, "weights": None, "sha256": None}
 
 
 @pytest.fixture
-def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def configs(tmp_path: Path, trainer_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The configurations in a user's working directory, with tiny networks and short runs."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     for chain in (tmp_path / "configs").glob("*/chain.yaml"):
         for path in chain.parent.glob("*.yaml"):
             config = yaml.safe_load(path.read_text())
             make_small(config)
+            if "trainer" in config:
+                config["trainer"] |= trainer_options
             path.write_text(yaml.safe_dump(config, sort_keys=False))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "configs"

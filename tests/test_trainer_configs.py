@@ -19,10 +19,6 @@ ANYWHERE = ("accumulate", "channels_last", "compile")
 TOGETHER = (("one_gpu", "16_mixed", *ANYWHERE), ("ddp", "multi_node", "bf16_mixed", "sync_batch_norm", *ANYWHERE))
 
 
-def files(*names: str) -> list[str]:
-    return [argument for name in names for argument in ("--config", str(ROOT / "configs/trainer" / f"{name}.yaml"))]
-
-
 def check(config: Any, kind: str, names: tuple[str, ...]) -> None:
     """What the last of `names` to have a key says is so, callbacks of all behind those of the experiment."""
     expected: dict[str, Any] = {}
@@ -42,14 +38,18 @@ def check(config: Any, kind: str, names: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
-def test_a_file_goes_with_every_kind_of_module(kind: str, name: str, parse_fit: Callable[..., Any]) -> None:
-    check(parse_fit("--config", str(ROOT / f"configs/demo/{kind}.yaml"), *files(name)), kind, (name,))
+def test_a_file_goes_with_every_kind_of_module(
+    kind: str, name: str, parse_fit: Callable[..., Any], trainer_files: Callable[..., list[str]]
+) -> None:
+    check(parse_fit("--config", str(ROOT / f"configs/demo/{kind}.yaml"), *trainer_files(name)), kind, (name,))
 
 
 @pytest.mark.parametrize("names", TOGETHER, ids=["a GPU", "many"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_go_together(kind: str, names: tuple[str, ...], parse_fit: Callable[..., Any]) -> None:
-    check(parse_fit("--config", str(ROOT / f"configs/demo/{kind}.yaml"), *files(*names)), kind, names)
+def test_files_go_together(
+    kind: str, names: tuple[str, ...], parse_fit: Callable[..., Any], trainer_files: Callable[..., list[str]]
+) -> None:
+    check(parse_fit("--config", str(ROOT / f"configs/demo/{kind}.yaml"), *trainer_files(*names)), kind, names)
 
 
 def test_every_file_is_tried_and_stands_in_the_readme() -> None:
@@ -59,20 +59,42 @@ def test_every_file_is_tried_and_stands_in_the_readme() -> None:
 
 
 def test_bfloat16_and_accumulated_steps_run_on_a_cpu(
-    tiny_config: Path, tmp_path: Path, streamkd: Callable[..., int | None]
+    tiny_config: Path,
+    tmp_path: Path,
+    streamkd: Callable[..., int | None],
+    trainer_files: Callable[..., list[str]],
 ) -> None:
     """Five batches are a step of four and one of one; in bfloat16 they differ by its rounding."""
     command = ("fit", "--config", tiny_config, "--trainer.max_epochs", 1)
     left = {}
     for name in ("accumulate", "bf16_mixed"):
-        precision = files("bf16_mixed") if name == "bf16_mixed" else []
-        options = (*files("accumulate", "channels_last"), *precision, "--run_dir", tmp_path / name)
+        precision = trainer_files("bf16_mixed") if name == "bf16_mixed" else []
+        options = (*trainer_files("accumulate", "channels_last"), *precision, "--run_dir", tmp_path / name)
         assert streamkd(*command, *options) == 0
         left[name] = torch.load(tmp_path / name / "checkpoints" / "last.ckpt")
         assert left[name]["global_step"] == 2
     ours, theirs = (left[name]["state_dict"] for name in ("bf16_mixed", "accumulate"))
     differences = [(ours[key] - value).abs().max().item() for key, value in theirs.items() if value.is_floating_point()]
     assert 0 < max(differences) < 0.1
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_weights_and_clips_may_be_of_another_precision(
+    precision: str,
+    tiny_config: Path,
+    tmp_path: Path,
+    streamkd: Callable[..., int | None],
+    write_fusion_config: Callable[..., Path],
+) -> None:
+    """Read at once and lazily."""
+    options = ("--trainer.precision", precision, "--trainer.max_epochs", 1)
+    assert streamkd("fit", "--config", tiny_config, *options) == 0
+    best = tmp_path / "run/checkpoints/best.ckpt"
+    dtypes = {value.dtype for name, value in torch.load(best)["state_dict"].items() if name.endswith("weight")}
+    assert dtypes == {torch.float64 if precision == "64-true" else torch.bfloat16}
+    command = ("--config", write_fusion_config({"residual": str(best)}), *options, "--run_dir", tmp_path / "fusion")
+    assert streamkd("fit", *command) == 0
+    assert streamkd("test", *command, "--data.lazy", "true") == 0
 
 
 def test_scripts_name_files_and_options_that_there_are(parse_fit: Callable[..., Any]) -> None:

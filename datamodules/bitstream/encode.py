@@ -119,10 +119,10 @@ def reencode(
     decoded = _decoded(source)
     first = next(decoded)
     size = size or _own_size(source, first, codec)
-    options: dict[str, Any] = {"codec": codec, "gop_size": gop_size, "quality": quality, "paint": paint}
+    options: dict[str, Any] = {"codec": codec, "gop_size": gop_size, "quality": quality}
     ticks = clock.time_base / tick
     per_unit = ticks if ticks.denominator > 1 else int(ticks)  # for the rule, whole numbers are enough, and fast
-    with VideoWriter(target, size, tick, **options, synced=synced) as writer:
+    with VideoWriter(target, size, tick, **options, paint=paint, synced=synced) as writer:
         for index, frame in enumerate(chain([first], decoded)):
             writer.write(frame, round(clock.time(frame, index) * per_unit))
             if progress is not None:

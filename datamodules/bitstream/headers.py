@@ -126,13 +126,11 @@ class PictureParser:
     def _is_coded_vop(self, header: bytes) -> bool:
         if len(header) < 2 or self._time_increment_bits is None:
             return len(header) >= 1
-        value, left = int.from_bytes(header, "big"), 8 * len(header) - 3
-        while left >= 0 and value >> left & 1:  # modulo_time_base
-            left -= 1
-        left -= 1 + self._time_increment_bits + 2  # a marker on either side
-        if left < 0:
-            raise EOFError("header ends early")
-        return bool(value >> left & 1)
+        reader = BitReader(header)
+        reader.bits(2)
+        while reader.bits(1):  # modulo_time_base
+            pass
+        return bool(reader.bits(1 + self._time_increment_bits + 2) & 1)
 
     def _mpeg2(self, data: bytes, is_keyframe: bool) -> Iterator[Picture]:
         """One frame a packet, be it one picture or two fields."""

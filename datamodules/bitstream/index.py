@@ -9,7 +9,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from io import BytesIO
 from itertools import pairwise
 from typing import BinaryIO
 
@@ -27,7 +26,6 @@ from datamodules.bitstream.headers import NOTHING, Picture, PictureParser
 from datamodules.bitstream.orientation import rotation_of
 
 _SLICE_SLACK = 32  # bytes by which a container may misplace a packet (Matroska: its block header)
-_SMALL = 2**20  # bytes of a file that is read at once instead of picture by picture
 
 
 @dataclass(frozen=True)
@@ -236,7 +234,6 @@ def _locate_pictures(
     """Offsets, sizes, presentation times and headers of the P coded pictures."""
     # Lists as far as it goes: of a few dozen pictures, arrays take longer to set up than all that is done to them.
     offsets, sizes, pts, headers = [], [], [], []
-    file = BytesIO(file.read()) if os.fstat(file.fileno()).st_size <= _SMALL else file
     for picture in coded_pictures(container, parser):
         offsets.append(_find_slice(file, picture))
         sizes.append(len(picture.data))

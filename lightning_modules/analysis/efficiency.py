@@ -80,9 +80,7 @@ def exit_costs(
         num_views: of a video.
         convention: what counts, see ``cost_of``.
     """
-    weight = next(networks.parameters())
-    clips = {stream: weight.new_zeros(1, *shapes[stream]) for stream in networks.networks}
-    adds = cost_of(networks, clips, convention=convention).exits
+    adds = cost_of(networks, networks.blank_clips(shapes), convention=convention).exits
     return (num_views * torch.tensor([adds[name] for name in networks.exit_names]).cumsum(0)).tolist()
 
 

@@ -241,6 +241,15 @@ class EarlyExitNetworks(nn.Module):
         """
         return StreamExitRun(self, load)
 
+    def blank_clips(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """(1, T, C, H, W) zeros by stream, of the weights' precision and on their device, to see what comes of clips.
+
+        Args:
+            shapes: (T, C, H, W) of each stream.
+        """
+        weight = next(self.parameters())
+        return {stream: weight.new_zeros(1, *shapes[stream]) for stream in self.networks}
+
     def _by_name(self, answers: Callable[[str, EarlyExitNetwork], dict[str, Tensor]]) -> dict[str, Tensor]:
         """What ``answers`` says of each stream and its network, as ``<stream>/<name>``."""
         return {

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from seeded_runs import PLAIN, command, seeded_options, spread, write_rows
+from seeded_runs import PLAIN, command, run_of, seeded_options, spread, write_rows
 
 STREAMS = ("mv", "residual", "iframe")
 TEACHERS = {
@@ -141,11 +141,6 @@ class Unit:
                 if name.endswith("/exits")
             ]
         return rows
-
-
-def run_of(method: str) -> str:
-    """The folder of a method's run."""
-    return method.replace(", ", "-").replace(" ", "-")
 
 
 def demo_units(seeds: Sequence[int], folder: Path, root: Path | None) -> list[Unit]:

@@ -79,8 +79,8 @@ class Stage:
         device: torch.device,
     ) -> None:
         self._module, self._way, self.device = module.to(device).train(), way, device
-        if hasattr(module, "teacher") and isinstance(module.teacher, FrozenTeacher):
-            module.teacher.to(device)
+        if isinstance(teacher := getattr(module, "teacher", None), FrozenTeacher):
+            teacher.to(device)
         way.apply(module)
         self._optimizer = torch.optim.SGD((p for p in module.parameters() if p.requires_grad), lr=1e-3, momentum=0.9)
         self._batch = random_batch(batch_size, num_segments, streams).to(device)

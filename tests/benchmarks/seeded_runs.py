@@ -69,6 +69,11 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+def run_of(method: str) -> str:
+    """The folder of a method's run."""
+    return method.replace(", ", "-").replace(" ", "-")
+
+
 @dataclass(frozen=True)
 class Score:
     """Top-1 in percent, of the epoch that was best on the validation split."""

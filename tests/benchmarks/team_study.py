@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from seeded_runs import DemoSeed, Score, Scores, score_columns, study
+from seeded_runs import DemoSeed, Score, Scores, run_of, score_columns, study
 
 TEACHERS = {
     "labels": (["labels"], [12]),
@@ -32,7 +32,7 @@ def measure(unit: DemoSeed) -> Scores:
     """Top-1 of the network, and with every teacher of its internal classifiers (their mean) and of all exits."""
     scores = {"TEAM-Net": unit.score("team_net", "team-net")}
     for name, (teachers, lengths) in TEACHERS.items():
-        run = f"team-{name.replace(', ', '-').replace(' ', '-')}"
+        run = f"team-{run_of(name)}"
         scores[f"internal classifiers: {name}"] = unit.score(
             "team_net_pkd",
             run,

@@ -46,7 +46,12 @@ def test_two_ranks_fit_in_bf16_and_validate_each_video_once(tiny_config: Path, t
 @pytest.mark.slow
 @pytest.mark.parametrize(("per_class", "ranks"), [((2, 3), 2), ((1, 1), 3)], ids=["uneven", "a rank without"])
 def test_fusion_fits_and_tests_on_ranks_that_share_videos_unevenly(
-    tiny_config: Path, tiny_videos: Path, tmp_path: Path, per_class: tuple[int, int], ranks: int
+    tiny_config: Path,
+    write_fusion_config: Callable[..., Path],
+    tiny_videos: Path,
+    tmp_path: Path,
+    per_class: tuple[int, int],
+    ranks: int,
 ) -> None:
     """Scales, metrics and trade-off are those of one rank; batches of two, and a checkpoint after every step."""
     networks = {}
@@ -55,18 +60,12 @@ def test_fusion_fits_and_tests_on_ranks_that_share_videos_unevenly(
         run("fit", "--config", tiny_config, "--trainer.max_epochs", 1, "--run_dir", tmp_path / stream, *options)
         networks[stream] = str(tmp_path / stream / "checkpoints" / "best.ckpt")
     root = few_videos(tiny_videos, tmp_path / "videos", per_class)
-    config = yaml.safe_load(tiny_config.read_text())
-    config["model"] = {
-        "class_path": "lightning_modules.weighted_inference.WeightedInferenceModule",
-        "init_args": {"networks": networks, "l1": 0.01, "l1_from": 2},
-    }
-    config["data"]["init_args"] |= {"fit_split": "val", "streams": list(networks)}
-    config["data"]["init_args"]["annotations"]["init_args"]["root"] = str(root)
-    (tmp_path / "fusion.yaml").write_text(yaml.safe_dump(config | {"checkpoint_every_n_steps": 1}))
+    config = write_fusion_config(networks, l1=0.01, l1_from=2)
+    few = ("--data.annotations.root", root, "--checkpoint_every_n_steps", 1)
     results, trade_offs = [], []
     trade_off = ("--trainer.callbacks+=callbacks.trade_off.TradeOff", "--trainer.callbacks.timed_videos=0")
     for name, options in {"one": (), "more": ("--trainer.strategy", "ddp", "--trainer.devices", ranks)}.items():
-        command = ("--config", tmp_path / "fusion.yaml", "--run_dir", tmp_path / name, *options)
+        command = ("--config", config, *few, "--run_dir", tmp_path / name, *options)
         run("fit", *command, "--trainer.max_epochs", 1, timeout=60)
         run("test", *command, *trade_off, timeout=60)
         trade_offs.append(json.loads((tmp_path / name / "trade_off.json").read_text()))

@@ -92,6 +92,13 @@ def test_fit_validate_test_and_predict(tmp_path: Path) -> None:
     assert predictions[0].seconds.tolist() == [0.5] * 4
 
 
+def test_a_step_outside_of_a_trainer_is_a_plain_one() -> None:
+    module = make_module()
+    batch = next(iter(Clips().train_dataloader()))
+    expected = torch.nn.functional.cross_entropy(module(batch), batch.labels)
+    torch.testing.assert_close(module.training_step(batch, 0), expected)
+
+
 def test_validation_equals_a_plain_evaluation(tmp_path: Path) -> None:
     module = make_module().eval()
     logits, labels = [], []
