@@ -11,7 +11,7 @@ from typing_extensions import override
 from callbacks.all_ranks import gather_objects
 from callbacks.prediction_writer import Record, records_of
 from datamodules.bitstream import UnreadableVideoError
-from datamodules.clip import Failure
+from datamodules.failure import Failure
 from datamodules.visualise.annotate import Line, annotate
 
 

@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from datamodules.failure import Failure
+
 UNKNOWN_LABEL = -1
 JOINT = "+"  # between streams that go to one network channel by channel: "mv+residual"
 
@@ -19,22 +21,6 @@ JOINT = "+"  # between streams that go to one network channel by channel: "mv+re
 def parts_of(*streams: str) -> tuple[str, ...]:
     """The streams that others are joined of, each once: "mv+residual" of two, "mv" of itself."""
     return tuple(dict.fromkeys(part for stream in streams for part in stream.split(JOINT)))
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A video that could not be read.
-
-    Args:
-        path: the file.
-        reason: one line that says what is wrong with it, and the remedy where there is one.
-    """
-
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        return self.reason if self.path in self.reason else f"{self.path}: {self.reason}"
 
 
 @dataclass

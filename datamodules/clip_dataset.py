@@ -4,16 +4,16 @@ import time
 from collections.abc import Sequence
 
 import torch
-from av.error import FFmpegError
 from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
 
 from datamodules.annotations import VideoRecord
 from datamodules.bitstream import UnreadableVideoError
-from datamodules.clip import ClipBatch, ClipSample, Failure
+from datamodules.clip import ClipBatch, ClipSample
 from datamodules.clip_reader import ClipReader
 from datamodules.epoch_sampler import Key
+from datamodules.failure import Failure, failure_of
 from datamodules.randomness import generator
 
 _MAX_SUBSTITUTES = 10
@@ -92,10 +92,3 @@ class ClipDataset(Dataset[Item]):
         label = torch.zeros(self.num_classes)
         label[list(record.label)] = 1
         return label
-
-
-def failure_of(path: str, error: UnreadableVideoError | OSError | FFmpegError) -> Failure:
-    """What an exception says about the video at `path`."""
-    if isinstance(error, UnreadableVideoError):
-        return Failure(path, f"{error.reason}; {error.remedy}")
-    return Failure(path, f"{error.strerror or error}; check the file system")

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable
 
-from datamodules.clip import Failure
+from datamodules.failure import Failure
 
 _log = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
 
-from datamodules.clip import ClipBatch, Failure
+from datamodules.clip import ClipBatch
 from datamodules.clip_dataset import ClipDataset
 from datamodules.epoch_sampler import Key
+from datamodules.failure import Failure
 from datamodules.index_cache import file_stamp
 from datamodules.whole_file import open_whole, written_whole
 

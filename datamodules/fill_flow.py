@@ -8,9 +8,8 @@ from typing import Literal
 
 from datamodules.bitstream import UnreadableVideoError
 from datamodules.bitstream.flow import import_opencv
-from datamodules.clip import Failure
-from datamodules.clip_dataset import failure_of
 from datamodules.clip_reader import ClipReader
+from datamodules.failure import Failure, failure_of
 from datamodules.flow_cache import FlowCache
 from datamodules.parallel import mapped
 from datamodules.prepare import folders_of

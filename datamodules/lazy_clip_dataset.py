@@ -8,9 +8,10 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from datamodules.bitstream import UnreadableVideoError
-from datamodules.clip import Failure, LazyClip, LazyClipBatch
-from datamodules.clip_dataset import ClipDataset, failure_of
+from datamodules.clip import LazyClip, LazyClipBatch
+from datamodules.clip_dataset import ClipDataset
 from datamodules.epoch_sampler import Key
+from datamodules.failure import Failure, failure_of
 from datamodules.lazy_views import LazyViews
 from datamodules.stream_views import normalise_view
 

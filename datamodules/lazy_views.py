@@ -22,9 +22,9 @@ from torch import Tensor
 from datamodules.bitstream import CompressedVideo, Frames, UnreadableVideoError
 from datamodules.bitstream.frames import Stream
 from datamodules.bitstream.reader import KeptFrames
-from datamodules.clip import Failure, parts_of
-from datamodules.clip_dataset import failure_of
+from datamodules.clip import parts_of
 from datamodules.clip_reader import ClipPlan, ClipReader
+from datamodules.failure import Failure, failure_of
 from datamodules.flow_cache import Place
 
 _FROM_PIXELS: set[Stream] = {"residual", "rgb", "flow"}  # of P-frames

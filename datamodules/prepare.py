@@ -10,8 +10,7 @@ from typing import Literal
 from av.error import FFmpegError
 
 from datamodules.bitstream import UnreadableVideoError
-from datamodules.clip import Failure
-from datamodules.clip_dataset import failure_of
+from datamodules.failure import Failure, failure_of
 from datamodules.index_cache import IndexCache, file_stamp
 from datamodules.parallel import mapped
 from datamodules.video_source import VideoSource

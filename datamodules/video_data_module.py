@@ -17,11 +17,12 @@ from typing_extensions import override
 from datamodules.annotations import Annotations, VideoRecord, find_videos
 from datamodules.bitstream import UnreadableVideoError
 from datamodules.bitstream.reader import OnCorrupt
-from datamodules.clip import UNKNOWN_LABEL, ClipBatch, Failure, LazyClipBatch, parts_of
+from datamodules.clip import UNKNOWN_LABEL, ClipBatch, LazyClipBatch, parts_of
 from datamodules.clip_dataset import ClipDataset
 from datamodules.clip_reader import ClipReader
 from datamodules.epoch_sampler import EpochSampler
 from datamodules.eval_loader import EvalDataLoader
+from datamodules.failure import Failure
 from datamodules.failure_ledger import FailureLedger
 from datamodules.feature_store import FeatureDataset, FeatureStore
 from datamodules.index_cache import IndexCache

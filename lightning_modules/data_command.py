@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from jsonargparse import SUPPRESS, ActionConfigFile, ArgumentParser, Namespace
 
-from datamodules.clip import Failure
+from datamodules.failure import Failure
 from datamodules.video_data_module import VideoDataModule
 
 Split = Literal["train", "val", "test"]

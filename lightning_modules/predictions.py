@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from datamodules.clip import Failure
+from datamodules.failure import Failure
 
 
 @dataclass

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 _OWNER = os.getpid()
 
@@ -18,6 +16,10 @@ def resize(frames: np.ndarray, resolution: tuple[int, int]) -> np.ndarray:
         frames: uint8, int16 or float32.
         resolution: (height, width) in pixels.
     """
+    # Here, since it takes more than a second: processes that prepare videos begin without.
+    import torch
+    from torch.nn import functional as F
+
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2)
     # In float32 whatever the type: PyTorch's uint8 kernel rounds its weights, and it has none for int16.
     with _one_thread_if_forked():
@@ -39,6 +41,8 @@ def _one_thread_if_forked() -> Iterator[None]:
     if os.getpid() == _OWNER:
         yield
         return
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,45 +1,46 @@
-"""What the benchmark aims at as a picture: a bar for each ratio, its quartiles, and what it is to be."""
+"""What the benchmark aims at as a picture: a dot for each ratio, its quartiles, and what it is to be."""
 
+import re
 from collections.abc import Sequence
 
 from bench_rows import Row, three_digits
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
-BAR, WIDTH = 0.24, 11.0  # inches
+LINE, WIDTH = 0.24, 10.0  # inches
 COLORS = {"yes": "#2f8f5b", "no": "#c8401f"}
+# Where the dot is wanted: on the side that the triangle points to.
+TARGETS = {"at least": ">", "at most": "<"}
+# Absolute figures of what a job is compared with, which stand in the table.
+FIGURES = re.compile(r", [\d.]+ ms.*")
 
 
 def draw(rows: Sequence[Row], note: str) -> Figure:
-    """The rows at which something is aimed, on a logarithmic scale around 1.
+    """The rows at which something is aimed.
 
     Args:
         rows: of all parts.
         note: hardware and versions.
     """
-    aimed = [each for each in rows if each.target is not None and each.ratio > 0]
-    figure = Figure(figsize=(WIDTH, BAR * len(aimed) + 1.2), layout="constrained")
-    _draw_bars(figure.subplots(), aimed)
-    figure.suptitle("Medians and quartiles of ratios; | what is aimed at, green where it holds", fontsize=8)
+    aimed = [each for each in rows if each.target is not None]
+    figure = Figure(figsize=(WIDTH, LINE * len(aimed) + 1.2), layout="constrained")
+    _draw_dots(figure.subplots(), aimed)
+    title = "Ratios: medians and quartiles. A triangle stands at the ratio aimed at, and points to where it is wanted"
+    figure.suptitle(title, fontsize=8)
     figure.supxlabel(note, fontsize=7)
     return figure
 
 
-def _draw_bars(axis: Axes, rows: Sequence[Row]) -> None:
-    places = range(len(rows))
-    ratios = [each.ratio for each in rows]
-    errors = [[max(each.ratio - each.low, 0) for each in rows], [max(each.high - each.ratio, 0) for each in rows]]
-    colors = [COLORS[each.verdict.rpartition(": ")[2]] for each in rows]
-    axis.barh(places, [ratio - 1 for ratio in ratios], left=1, color=colors, height=0.7)
-    axis.errorbar(ratios, places, xerr=errors, fmt="none", ecolor="0.2", elinewidth=0.8)
-    for place, each in zip(places, rows, strict=True):
+def _draw_dots(axis: Axes, rows: Sequence[Row]) -> None:
+    for place, each in enumerate(rows):
+        color = COLORS[each.verdict.rpartition(": ")[2]]
+        axis.axhline(place, color="0.93", linewidth=0.6, zorder=0)
+        axis.hlines(place, each.low, each.high, color=color, linewidth=2.5, alpha=0.5)
+        axis.plot(each.ratio, place, "o", color=color, markersize=5)
+        axis.plot(each.target, place, TARGETS[each.bound], color="black", markersize=4, fillstyle="none")
         axis.text(1.01, place, three_digits(each.ratio), transform=axis.get_yaxis_transform(), va="center", fontsize=7)
-        axis.plot([each.target] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1.2)
-    axis.set_yticks(places, [f"{each.job}  /  {each.over}" for each in rows], fontsize=7)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.axvline(1, color="0.2", linewidth=0.6)
+    axis.set_yticks(range(len(rows)), [f"{each.job}  /  {FIGURES.sub('', each.over)}" for each in rows], fontsize=7)
+    axis.axvline(1, color="0.6", linewidth=0.6, zorder=0)
+    axis.set_xlim(left=-0.05)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.tick_params(axis="x", labelsize=7)
-    axis.invert_yaxis()

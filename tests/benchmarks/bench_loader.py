@@ -160,9 +160,7 @@ def second_epoch(annotations: ClassFolders, effort: Effort) -> Row:
         times = [reading_time(epochs.loader, epoch) for epoch in range(6)]
         found.append(times[1] / statistics.median(times[2:]))
     figure = "index_cache: null; workers share their indices"
-    return row(
-        PART, "a sample's reading in the 2nd epoch, 2 workers", "in the 3rd to 6th", found, figure, at_most=1.02
-    )
+    return row(PART, "a sample's reading in the 2nd epoch, 2 workers", "in the 3rd to 6th", found, figure, at_most=1.02)
 
 
 def reading_time(loader: ResumableDataLoader, epoch: int) -> float:

@@ -12,7 +12,7 @@ import torch
 
 from callbacks import annotated_videos
 from callbacks.annotated_videos import AnnotatedVideos, lines_of, target_of
-from datamodules.clip import Failure
+from datamodules.failure import Failure
 from datamodules.visualise.annotate import Line
 
 CALLBACK = "callbacks.annotated_videos.AnnotatedVideos"

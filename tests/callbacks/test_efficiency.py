@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from callbacks.efficiency import Efficiency
-from datamodules.clip import Failure, LazyClip, LazyClipBatch
+from datamodules.clip import LazyClip, LazyClipBatch
+from datamodules.failure import Failure
 from lightning_modules.analysis.efficiency import exit_costs
 from lightning_modules.lazy_inference import lazy_infer
 from lightning_modules.networks import EarlyExitNetwork, EarlyExitNetworks, resnet10

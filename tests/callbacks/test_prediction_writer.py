@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from callbacks.prediction_writer import PredictionWriter, in_order, top_classes
-from datamodules.clip import Failure
+from datamodules.failure import Failure
 
 TRAINER: Any = SimpleNamespace(
     world_size=1, is_global_zero=True, datamodule=SimpleNamespace(classes=["run", "jump", "sit"])

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from callbacks.test_report import Tally, TestReport, confusion_counts
-from datamodules.clip import ClipBatch, Failure
+from datamodules.clip import ClipBatch
+from datamodules.failure import Failure
 
 
 def test_confusion_counts_truth_by_prediction() -> None:

@@ -5,7 +5,8 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.plugins import MixedPrecision
 
-from datamodules.clip import ClipBatch, ClipSample, Failure
+from datamodules.clip import ClipBatch, ClipSample
+from datamodules.failure import Failure
 
 
 def make_batch(num_videos: int = 2, num_views: int = 3) -> ClipBatch:

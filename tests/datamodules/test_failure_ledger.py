@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from datamodules.clip import Failure
+from datamodules.failure import Failure
 from datamodules.failure_ledger import FailureLedger, TooManyBadVideosError
 
 TORN, GONE = Failure("b.mp4", "torn"), Failure("a.mp4", "gone")
@@ -22,7 +22,7 @@ def test_each_video_is_warned_of_once_and_counted_once(caplog):
 
 def test_a_warning_is_one_line_where_nobody_configures_logging():
     program = """
-from datamodules.clip import Failure
+from datamodules.failure import Failure
 from datamodules.failure_ledger import FailureLedger
 FailureLedger("val", 9, limit=3).add([Failure("b.mp4", "torn")])
 """

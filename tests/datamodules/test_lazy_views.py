@@ -9,8 +9,9 @@ import torch
 
 from datamodules.bitstream import CompressedVideo, UnreadableVideoError, build_index
 from datamodules.bitstream.decoder import PacketDecoder
-from datamodules.clip import Failure, parts_of
+from datamodules.clip import parts_of
 from datamodules.clip_reader import ClipReader
+from datamodules.failure import Failure
 from datamodules.index_cache import IndexCache
 from datamodules.lazy_views import LazyViews
 from datamodules.sampling import FrameSampler

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.clip import Failure, LazyClip, LazyClipBatch
+from datamodules.clip import LazyClip, LazyClipBatch
+from datamodules.failure import Failure
 from lightning_modules.ensemble import CONNECTIONS, average_views, combine, connect, exit_at, take
 from lightning_modules.lazy_inference import lazy_infer
 from lightning_modules.networks import EarlyExitNetwork, EarlyExitNetworks, SegmentClassifier, TeamNet, resnet10

@@ -12,7 +12,8 @@ from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from datamodules.clip import ClipBatch, Failure
+from datamodules.clip import ClipBatch
+from datamodules.failure import Failure
 from lightning_modules.checkpoints import load_network
 from lightning_modules.networks import resnet10
 from lightning_modules.parameter_rules import ParameterRule
