@@ -38,8 +38,7 @@ def mapped(
     Args:
         function: what to do.
         items: to what.
-        num_workers: processes, 0 for none but this one. None: one more than this one may use CPUs, so that all of
-            them compute while one waits for the disk.
+        num_workers: processes, 0 for none but this one. None: as many as this one may use CPUs.
         label: of the progress bar.
         interval: seconds between lines of progress, where the output is no terminal.
 
@@ -50,7 +49,7 @@ def mapped(
     is_plain = not Console().is_terminal
     progress = Progress(*columns, speed_estimate_period=_RATE_SECONDS, disable=is_plain)
     with nullcontext() if is_plain else progress:
-        results = _results(function, items, num_cpus() + 1 if num_workers is None else num_workers)
+        results = _results(function, items, num_cpus() if num_workers is None else num_workers)
         task = progress.add_task(label, total=len(items))
         shown = time.monotonic()
         try:

@@ -33,7 +33,7 @@ def data_parser(command: str, description: str, data: type[VideoDataModule], *, 
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of the experiment.")
     parser.add_subclass_arguments(data, "data", required=True)
     parser.add_argument("--splits", type=list[Split] | None, default=None, help=f"Default: {splits}.")
-    parser.add_argument("--num_workers", type=int | None, default=None, help="Processes. Default: CPUs and one more.")
+    parser.add_argument("--num_workers", type=int | None, default=None, help="Processes. Default: one per CPU.")
     for key in OTHER_KEYS:
         parser.add_argument(f"--{key}", type=Any, help=SUPPRESS)
     return parser

@@ -12,15 +12,20 @@ DECODER_LIMITS = {"max_pixels": str(MAX_PIXELS)}
 _MP4_BRANDS = {b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V "}
 
 
-def open_container(path: str | os.PathLike[str]) -> InputContainer:
+def open_container(path: str | os.PathLike[str], *, for_times: bool = False) -> InputContainer:
     """The container at `path`, to be used in a `with` block.
+
+    Args:
+        path: the file.
+        for_times: only the times of packets matter: of MP4, whose tables tell them, none is decoded to find out more.
 
     Raises:
         FFmpegError: it cannot be opened.
     """
     # Without the protocol, what stands before a colon in a name is taken for one.
-    name = f"file:{os.fspath(path)}"
-    return av.open(name, format=_known_format(path), metadata_errors="ignore", options=DECODER_LIMITS)
+    name, known = f"file:{os.fspath(path)}", _known_format(path)
+    options = DECODER_LIMITS | ({"skip_frame": "all"} if for_times and known else {})
+    return av.open(name, format=known, metadata_errors="ignore", options=options)
 
 
 def _known_format(path: str | os.PathLike[str]) -> str | None:

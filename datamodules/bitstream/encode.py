@@ -330,7 +330,7 @@ class _Clock:
 
 
 def _clock(source: PathLike) -> _Clock:
-    with _readable(source), open_container(source) as container:
+    with _readable(source), open_container(source, for_times=True) as container:
         stream = _video_stream(source, container)
         packets = [(packet.pts, packet.is_discard) for packet in container.demux(stream) if packet.size]
         times = tuple(time for time, _ in packets if time is not None)
