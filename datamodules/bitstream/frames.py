@@ -40,16 +40,20 @@ class Frames:
 
     def repeat_last(self, times: int) -> "Frames":
         """The last of several positions `times` more."""
+        if not times:
+            return self
         numbers = {
             name: [*range(len(array)), *[len(array) - 1] * times]
             for name, array in vars(self).items()
-            if times and array is not None and name != "iframe"
+            if array is not None and name != "iframe"
         }
         return replace(self, **{name: getattr(self, name)[order] for name, order in numbers.items()})
 
     def turned(self, degrees: int) -> "Frames":
         """The same, turned counterclockwise by a multiple of 90 degrees; vectors turn with their frame."""
         quarters = degrees // 90 % 4
+        if not quarters:
+            return self
         turned = {name: None if array is None else _turn(array, quarters) for name, array in vars(self).items()}
         for name in ("mv", "flow"):
             if (vectors := turned[name]) is not None:

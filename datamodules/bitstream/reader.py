@@ -29,6 +29,7 @@ from datamodules.bitstream.index import Gop, VideoIndex, build_index
 from datamodules.bitstream.picture_source import DemuxedPictures, FilePictures, open_pictures
 
 OnCorrupt = Literal["raise", "skip"]
+_ON_CORRUPT, _REFERENCES, _COLORSPACES = get_args(OnCorrupt), get_args(Reference), get_args(Colorspace)
 _Sink = TypeVar("_Sink", Collector, Keeper)
 _FLOW = FlowMethod()
 _REENCODE = "re-encode it: streamkd reencode --source {path} --target clip.mp4"
@@ -55,7 +56,7 @@ class CompressedVideo:
         *,
         on_corrupt: OnCorrupt = "raise",
     ) -> None:
-        _check_choices(on_corrupt=(on_corrupt, OnCorrupt))
+        _check_choices(on_corrupt=(on_corrupt, _ON_CORRUPT))
         self.path = os.fspath(path)
         self.index = build_index(self.path) if index is None else index
         self.on_corrupt = on_corrupt
@@ -229,7 +230,7 @@ class CompressedVideo:
         flow: FlowMethod,
     ) -> Request:
         """What was asked for, checked."""
-        _check_choices(reference=(reference, Reference), colorspace=(colorspace, Colorspace))
+        _check_choices(reference=(reference, _REFERENCES), colorspace=(colorspace, _COLORSPACES))
         request = Request(frozenset(streams), reference, colorspace, resolution, flow)
         if not request.streams or not request.streams <= set(STREAMS):
             raise ValueError(f"streams {sorted(request.streams)}: expected some of {', '.join(STREAMS)}")
@@ -369,7 +370,7 @@ class _DamagedFrameError(Exception):
         self.position, self.reason = position, reason
 
 
-def _check_choices(**choices: tuple[object, object]) -> None:
+def _check_choices(**choices: tuple[str, tuple[str, ...]]) -> None:
     for name, (value, allowed) in choices.items():
-        if value not in get_args(allowed):
-            raise ValueError(f"{name}={value!r}: expected one of {', '.join(get_args(allowed))}")
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
