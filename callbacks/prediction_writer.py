@@ -90,19 +90,20 @@ def records_of(
     probabilities = logits.sigmoid() if by_itself else logits.softmax(dim=1)
     classes = _class_names(trainer, probabilities.shape[1])
     exits = [{"exit": name} for name in getattr(outputs, "exits", ())] or [{}] * len(probabilities)
-    rows = zip(batch.indices.tolist(), outputs.paths, probabilities, outputs.seconds.tolist(), exits, strict=True)
+    likeliest = top_classes(probabilities, classes, top)
+    rows = zip(batch.indices.tolist(), outputs.paths, likeliest, outputs.seconds.tolist(), exits, strict=True)
     return [
-        {"index": index, "path": str(path), "top": top_classes(row, classes, top), "seconds": round(seconds, 4), **exit}
-        for index, path, row, seconds, exit in rows
+        {"index": index, "path": str(path), "top": named, "seconds": round(seconds, 4), **exit}
+        for index, path, named, seconds, exit in rows
     ]
 
 
-def top_classes(probabilities: Tensor, classes: list[str], top: int) -> list[Record]:
-    """The `top` likeliest classes of one video, likeliest first; probabilities: (num_classes,) float."""
+def top_classes(probabilities: Tensor, classes: list[str], top: int) -> list[list[Record]]:
+    """The `top` likeliest classes of each of B videos, likeliest first; probabilities: (B, num_classes) float."""
     values, indices = probabilities.topk(min(top, len(classes)))
     return [
-        {"class": classes[index], "probability": round(value, 6)}
-        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
+        [{"class": classes[index], "probability": round(value, 6)} for value, index in zip(*of_video, strict=True)]
+        for of_video in zip(values.tolist(), indices.tolist(), strict=True)
     ]
 
 

@@ -69,6 +69,9 @@ def main() -> None:
         parser.error(f"expected parts of {', '.join(PARTS)}, came {', '.join(sorted(unknown))}")
     if not (Path("data/demo/manifest.json").is_file() and Path("runs/demo/wise/fit.json").is_file()):
         parser.error(NO_DEMO)
+    folder = given.output or (None if given.parts else Path(__file__).parent / "results")
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     began, rows = time.monotonic(), []
     for part in given.parts or PARTS:
@@ -77,7 +80,6 @@ def main() -> None:
     for part in given.parts or PARTS:
         console.print(table(part, [each for each in rows if each.part == part]))
     console.print(note)
-    folder = given.output or (None if given.parts else Path(__file__).parent / "results")
     if folder:
         write(rows, note, folder)
 

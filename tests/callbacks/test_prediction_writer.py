@@ -64,7 +64,8 @@ def test_several_labels_are_told_as_they_were_learned(tmp_path: Path, loss: str,
 
 
 def test_top_is_cut_to_the_number_of_classes() -> None:
-    assert [top["class"] for top in top_classes(torch.tensor([0.1, 0.9]), ["a", "b"], 5)] == ["b", "a"]
+    (named,) = top_classes(torch.tensor([[0.1, 0.9]]), ["a", "b"], 5)
+    assert [top["class"] for top in named] == ["b", "a"]
 
 
 def test_an_index_that_two_ranks_saw_is_written_once() -> None:

@@ -5,6 +5,8 @@ import hashlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,3 +237,9 @@ def kill_within_the_third_video() -> None:
 def contents(cache: Path) -> dict[str, str]:
     """Hashes of the stand-ins: equal frames give equal files."""
     return {path.name: digest for path, (_, digest) in state(cache / "videos").items()}
+
+
+def test_processes_that_prepare_begin_without_pytorch() -> None:
+    """Whose import takes longer than many a video."""
+    program = "import sys, datamodules.prepare; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
