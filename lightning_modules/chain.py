@@ -3,7 +3,8 @@
 `configs/<data set>/chain.yaml` names them in order, each with the paper's figure. The rest follows from their files:
 
     prepare --> for each experiment: fit --> test --> table
-                 ^ flow, before the first that reads a cache of it
+       ^           ^ flow, before the first that reads a cache of it
+       where what is prepared has a folder
 
 Whatever in a file names a run of the data set, `runs/<data set>/...`, is moved to the runs of the chain at hand, so
 that each experiment finds the networks that those before it leave.
@@ -28,6 +29,8 @@ from lightning_modules.run_directory import RunDirectory
 CONFIGS = Path("configs")
 # Share of the videos that may be unreadable, as in training (`data.max_bad_videos`).
 _MAX_FAILURES = 0.05
+# Folders of what is prepared.
+_PREPARED = ("index_cache", "reencode_dir")
 # What a rehearsal has fewer of.
 _EPOCHS = {"trainer.max_epochs", "trainer.check_val_every_n_epoch", "model.stages.lengths"}
 _EPOCHS |= {"model.lr_scheduler.T_max", "model.lr_scheduler.milestones"}
@@ -176,7 +179,8 @@ class Chain:
         return list(self._steps())
 
     def _steps(self) -> Iterator[Step]:
-        yield self._data_step("prepare", self.experiments[0], max_failures=_MAX_FAILURES)
+        if self._keeps_prepared(self.experiments[0]):
+            yield self._data_step("prepare", self.experiments[0], max_failures=_MAX_FAILURES)
         caches = set()
         for experiment in self.experiments:
             cache = lookup(read_experiment(experiment.config), "data", "init_args", "flow", "cache")
@@ -184,6 +188,11 @@ class Chain:
                 caches.add(cache)
                 yield self._data_step("flow", experiment)
             yield from self._verbs(experiment)
+
+    def _keeps_prepared(self, experiment: Experiment) -> bool:
+        """Whether there is a folder for what `streamkd prepare` makes."""
+        data = lookup(read_experiment(experiment.config), "data", "init_args") or {}
+        return any(data.get(key) or self.options.get(f"data.{key}") for key in _PREPARED)
 
     def _data_step(self, command: str, experiment: Experiment, **own: Any) -> Step:
         options = {key: value for key, value in self.options.items() if key.startswith("data.")}

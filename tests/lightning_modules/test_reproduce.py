@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -26,7 +27,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
     folder = tmp_path / "configs/toy"
     folder.mkdir(parents=True)
     network = {"class_path": "lightning_modules.networks.resnet10", "init_args": {"num_classes": 2, "width": 4}}
-    data = {"class_path": "datamodules.compressed_video.CompressedVideoDataModule", "init_args": {"size": 32}}
+    data = {"class_path": "datamodules.compressed_video.CompressedVideoDataModule"}
+    data["init_args"] = {"size": 32, "index_cache": "data/toy_index"}
     for name, source in {"a": None, "b": "runs/toy/a/checkpoints/best.ckpt"}.items():
         model = {"init_args": {"stream": "iframe", "network": network, "teacher": source}}
         config = {"run_dir": f"runs/toy/{name}", "seed_everything": 0, "model": model, "data": data}
@@ -35,6 +37,13 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
     (folder / "chain.yaml").write_text("a:\nb: {paper: 12.5, source: somebody}\n")
     monkeypatch.setattr("lightning_modules.chain_checks.check_steps", lambda steps: None)
     return Chain("toy", read_chain("toy"))
+
+
+def test_where_nothing_prepared_is_kept_nothing_is_prepared(toy: Chain) -> None:
+    config = toy.experiments[0].config
+    config.write_text(config.read_text().replace("index_cache: data/toy_index", "index_cache: null"))
+    kept = replace(toy, options={"data.reencode_dir": "data/toy_gop12"})
+    assert [chain.steps()[0].command[0] for chain in (toy, kept)] == ["fit", "prepare"]
 
 
 class Killed(BaseException):
@@ -216,7 +225,7 @@ def failing(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 
 ERRORS: dict[str, tuple[list[str], str]] = {
-    "data set": (["ucf102"], r"chain\.yaml: no such chain .*: activitynet, fcvid, .*, ucf101"),
+    "data set": (["ucf102"], r"chain\.yaml: no such chain .*: activitynet, demo, fcvid, .*, ucf101"),
     "experiment": (["ucf101", "--experiments", "[wize]"], r"--experiments: expected some of mv, .*, got wize"),
     "no splits": (["ssv2", "--split", "2"], "--split 2: ssv2 has one split alone; leave the option out"),
     "fraction": (["ucf101", "--fraction", "0"], "--fraction: expected a number above 0, up to 1, got 0"),
