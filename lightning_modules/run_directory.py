@@ -17,6 +17,7 @@ run_dir/
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ class RunDirectory:
         names += " attention.json attention.npz attention.png"
         for file in [self.last, self.best, *(self.path / name for name in names.split())]:
             file.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "annotated", ignore_errors=True)
 
     def checkpoint(self, which: str | None) -> Path:
         """The checkpoint to validate, test or predict with.

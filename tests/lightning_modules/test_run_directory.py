@@ -101,6 +101,8 @@ def test_clear_leaves_what_runs_did_not_write(tmp_path: Path) -> None:
     run.checkpoints.mkdir()
     mine = [run.config, run.last, run.best, run.fit_report, tmp_path / "metrics.csv", run.report("test")]
     mine += [tmp_path / "resolution_sweep.csv", tmp_path / "attention.npz", tmp_path / "receptive_field.png"]
+    mine += [tmp_path / "annotated/a/b.mp4"]
+    mine[-1].parent.mkdir(parents=True)
     for path in [*mine, tmp_path / "notes.txt"]:
         path.touch()
     run.clear()
