@@ -26,6 +26,7 @@ from datamodules.bitstream.headers import NOTHING, Picture, PictureParser
 from datamodules.bitstream.orientation import rotation_of
 
 _SLICE_SLACK = 32  # bytes by which a container may misplace a packet (Matroska: its block header)
+_BUFFERED = 2**17  # bytes: pictures stand one behind the other, and many go into one read
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def build_index(path: str | os.PathLike[str]) -> VideoIndex:
     if not os.path.getsize(path):
         raise UnreadableVideoError(path, "the file is empty", "fetch it again, or leave it out of the list")
     try:
-        with open_container(path) as container, open(path, "rb") as file:
+        with open_container(path) as container, open(path, "rb", buffering=_BUFFERED) as file:
             if not container.streams.video:
                 raise UnreadableVideoError(path, "it holds no video stream", "leave it out of the list")
             return _index_container(path, container, file)
