@@ -146,7 +146,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 def _insert(path: Path, table: str) -> None:
     text = path.read_text(encoding="utf-8")
     changed, times = re.subn(
-        f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n{table}\n{END}", text, flags=re.S
+        f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n\n{table}\n\n{END}", text, flags=re.S
     )
     if times != 1:
         raise ValueError(f"{path}: expected a line `{BEGIN}` and one `{END}` behind it, found none (--output)")
