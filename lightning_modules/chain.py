@@ -192,7 +192,7 @@ class Chain:
     def _keeps_prepared(self, experiment: Experiment) -> bool:
         """Whether there is a folder for what `streamkd prepare` makes."""
         data = lookup(read_experiment(experiment.config), "data", "init_args") or {}
-        return any(data.get(key) or self.options.get(f"data.{key}") for key in _PREPARED)
+        return any(self.options.get(f"data.{key}", data.get(key)) for key in _PREPARED)
 
     def _data_step(self, command: str, experiment: Experiment, **own: Any) -> Step:
         options = {key: value for key, value in self.options.items() if key.startswith("data.")}

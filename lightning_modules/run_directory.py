@@ -79,7 +79,7 @@ class RunDirectory:
         return self.path / f"{stage}.json"
 
     def clear(self) -> None:
-        """Delete what runs have written here, and nothing else."""
+        """Delete what runs have written here, the folder of annotated videos whole, and nothing else."""
         names = "config.yaml metrics.csv fit.json test.json validate.json predictions.jsonl wandb_id"
         names += " flatness.json flatness.png flatness_lines.csv flatness_planes.csv"
         names += " trade_off.json trade_off.csv trade_off.png exits.json exits.csv"
@@ -88,7 +88,9 @@ class RunDirectory:
         names += " attention.json attention.npz attention.png"
         for file in [self.last, self.best, *(self.path / name for name in names.split())]:
             file.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "annotated", ignore_errors=True)
+        annotated = self.path / "annotated"
+        if annotated.is_dir():
+            shutil.rmtree(annotated)
 
     def checkpoint(self, which: str | None) -> Path:
         """The checkpoint to validate, test or predict with.
