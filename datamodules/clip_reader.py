@@ -62,6 +62,14 @@ class ClipPlan:
         """All that are read."""
         return {place for clip in self.clips for place in clip}
 
+    def collect_iframes(self, colorspace: Colorspace) -> dict[Place, Frames]:
+        """Upright I-frames by place."""
+        assert isinstance(self.video, CompressedVideo)  # others have no I-frames
+        gops = sorted({gop for gop, _ in self.places})
+        pixels = self.video.read_iframes(gops=gops, colorspace=colorspace)
+        upright = {gop: Frames(iframe=one).turned(self.video.rotation) for gop, one in zip(gops, pixels, strict=True)}
+        return {(gop, position): upright[gop] for gop, position in self.places}
+
     def collect(self, read: Callable[[int, list[int]], list[Frames]]) -> dict[Place, Frames]:
         """Upright frames by place; `read` gives those of a GOP at rising positions."""
         frames: dict[Place, Frames] = {}
@@ -194,6 +202,8 @@ class ClipReader:
             ModuleNotFoundError: flow has to be computed, and OpenCV is not there.
         """
         streams = self.streams if streams is None else streams
+        if set(streams) == {"iframe"}:
+            return plan.collect_iframes(self.colorspace)
         stored = self._stored_flow(plan) if "flow" in streams else None
         decoded = [stream for stream in streams if stream != "flow" or stored is None]
         return plan.collect(partial(self._read_gop, plan.video, decoded, stored or {}))

@@ -82,7 +82,7 @@ class LazyViews:
         return found
 
     def _collect(self, stream: Stream) -> dict[Place, Frames]:
-        if self._is_stored(stream):
+        if self._is_stored(stream) or (stream == "iframe" and not self._kept):
             return self._reader.collect(self._plan, [stream])
         return self._plan.collect(partial(self._read_gop, stream))
 

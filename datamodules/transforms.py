@@ -243,8 +243,7 @@ def cut_view(
     if form.is_vector:
         zoom = (view_width / width, view_height / height) if rescale_vectors else (1.0, 1.0)
         crop = scale_vectors(crop, -zoom[0] if geometry.flip else zoom[0], zoom[1])
-    levels = torch.from_numpy(form.quantise(crop))
-    return resize(levels.flip(2) if geometry.flip else levels, (view_height, view_width), antialias=antialias)
+    return resize(form.quantise(crop), (view_height, view_width), flip=geometry.flip, antialias=antialias)
 
 
 def scale_vectors(vectors: np.ndarray, x: float, y: float) -> np.ndarray:
@@ -256,12 +255,14 @@ def scale_vectors(vectors: np.ndarray, x: float, y: float) -> np.ndarray:
     return rows.reshape(vectors.shape)
 
 
-def resize(frames: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
-    """Bilinear: (T, H, W, C) uint8 -> (T, C, *size) uint8, contiguous."""
-    frames = frames.permute(0, 3, 1, 2)
-    if frames.shape[-2:] != size:
-        frames = F.interpolate(frames, size=size, mode="bilinear", antialias=antialias)
-    return frames.contiguous()
+def resize(frames: np.ndarray, size: tuple[int, int], *, flip: bool = False, antialias: bool = False) -> Tensor:
+    """Mirrored or not, and bilinear: (T, H, W, C) uint8 -> (T, C, *size) uint8, contiguous."""
+    if frames.shape[1:3] == size:  # numpy transposes sooner than PyTorch
+        mirrored = frames[:, :, ::-1] if flip else frames
+        return torch.from_numpy(np.ascontiguousarray(mirrored.transpose(0, 3, 1, 2)))
+    pixels = torch.from_numpy(frames)
+    planes = (pixels.flip(2) if flip else pixels).permute(0, 3, 1, 2)
+    return F.interpolate(planes, size=size, mode="bilinear", antialias=antialias).contiguous()
 
 
 def normalisation(stream: str) -> tuple[list[float], list[float]]:

@@ -234,6 +234,11 @@ class _Output:
         self._next += 1
 
 
+def rgb_pixels(frame: VideoFrame, colorspace: Colorspace) -> np.ndarray:
+    """A decoded frame as (H, W, 3) uint8 RGB; its rows may be padded."""
+    return _Picture(frame, colorspace).rgb
+
+
 class _Picture:
     """A decoded frame, converted to RGB or grey when first asked for."""
 
@@ -252,6 +257,11 @@ class _Picture:
         plane = to_grey(self._frame).planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         return np.ascontiguousarray(rows[:, : plane.width])
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """(H, W, 3) uint8, a view of the rows."""
+        return self.rows[:, : 3 * self._frame.width].reshape(self._frame.height, -1, 3)
 
     def copy_rgb(self, out: np.ndarray) -> None:
         """Copies the pixels into `out`, (H, W, 3) uint8."""

@@ -126,11 +126,14 @@ class PictureParser:
     def _is_coded_vop(self, header: bytes) -> bool:
         if len(header) < 2 or self._time_increment_bits is None:
             return len(header) >= 1
-        reader = BitReader(header)
-        reader.bits(2)
-        while reader.bits(1):  # modulo_time_base
-            pass
-        return bool(reader.bits(1 + self._time_increment_bits + 2) & 1)
+        # By shifts, not by a `BitReader`: this is asked of every packet.
+        value, at = int.from_bytes(header, "big"), 8 * len(header) - 3  # behind the type
+        while at >= 0 and value >> at & 1:  # modulo_time_base
+            at -= 1
+        at -= 1 + self._time_increment_bits + 2
+        if at < 0:
+            raise EOFError("header ends early")
+        return bool(value >> at & 1)
 
     def _mpeg2(self, data: bytes, is_keyframe: bool) -> Iterator[Picture]:
         """One frame a packet, be it one picture or two fields."""

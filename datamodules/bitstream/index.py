@@ -149,7 +149,9 @@ class VideoIndex:
         They begin at the GOP's I-frame, or before it where decoding cannot begin there.
         """
         first = self.gop_places[gop]
-        return self._gop_entries[gop], int(self.shown[first : first + count].max()) + 1
+        behind = first + count
+        last = self.shown[first:behind].max() if self.is_reordered else self.shown[behind - 1]
+        return self._gop_entries[gop], int(last) + 1
 
     @cached_property
     def _gop_entries(self) -> tuple[int, ...]:

@@ -17,10 +17,11 @@ from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, get_args
 
+import numpy as np
 from av.error import FFmpegError
 from av.video.frame import PictureType, VideoFrame
 
-from datamodules.bitstream.collector import Collector, Keeper, Request
+from datamodules.bitstream.collector import Collector, Keeper, Request, rgb_pixels
 from datamodules.bitstream.decoder import PacketDecoder, file_decoder, forget_decoders, packet_decoder
 from datamodules.bitstream.errors import UnreadableVideoError
 from datamodules.bitstream.flow import FlowMethod
@@ -143,7 +144,8 @@ class CompressedVideo:
 
         Other arguments and errors as in `read`; no positions are a `ValueError`.
         """
-        request = self._request(gop, streams, reference, colorspace, resolution, flow)
+        self._check_gop(gop)
+        request = self._request(streams, reference, colorspace, resolution, flow)
         self._check_positions(gop, positions, request)
         if request.streams == {"iframe"}:
             positions = [0] * len(positions)
@@ -162,7 +164,8 @@ class CompressedVideo:
         flow: FlowMethod = _FLOW,
     ) -> "KeptFrames":
         """Decodes what `streams` at several positions are made of, as `read_positions`, and makes none of them yet."""
-        request = self._request(gop, streams, reference, colorspace, None, flow)
+        self._check_gop(gop)
+        request = self._request(streams, reference, colorspace, None, flow)
         self._check_positions(gop, positions, request)
         keeper, num_corrupt = self._decode_into(Keeper, gop, sorted(set(positions)), request)
         return KeptFrames(keeper, num_corrupt, positions, request.streams)
@@ -181,9 +184,18 @@ class CompressedVideo:
 
         Arguments and errors as in `read`.
         """
-        request = self._request(gop, streams, reference, colorspace, resolution, flow)
+        self._check_gop(gop)
+        request = self._request(streams, reference, colorspace, resolution, flow)
         count = 1 if request.streams == {"iframe"} else self.gops[gop].length
         return self._collect(gop, range(count), request)
+
+    def read_iframes(self, gops: Sequence[int], *, colorspace: Colorspace = "bt601") -> list[np.ndarray]:
+        """Reads the I-frames of several GOPs, sooner than one by one: (H, W, 3) uint8 each, whose rows may be padded.
+
+        Other arguments and errors as in `read`.
+        """
+        self._request(["iframe"], "iframe", colorspace, None, _FLOW)
+        return [rgb_pixels(self._decode_iframe(gop), colorspace) for gop in gops]
 
     def close(self) -> None:
         """Closes the file; a later read opens it again."""
@@ -222,7 +234,6 @@ class CompressedVideo:
 
     def _request(
         self,
-        gop: int,
         streams: Collection[Stream],
         reference: Reference,
         colorspace: Colorspace,
@@ -236,12 +247,14 @@ class CompressedVideo:
             raise ValueError(f"streams {sorted(request.streams)}: expected some of {', '.join(STREAMS)}")
         if resolution is not None and min(resolution) < 1:
             raise ValueError(f"resolution: expected (height, width) of at least 1 pixel, got {resolution}")
-        if not 0 <= gop < len(self.gops):
-            raise IndexError(f"GOP {gop}: {self.path} has GOPs 0 to {len(self.gops) - 1}")
         refusal = self.index.refusal(request.streams)
         if refusal:
             raise UnreadableVideoError(self.path, refusal, _REENCODE.format(path=self.path))
         return request
+
+    def _check_gop(self, gop: int) -> None:
+        if not 0 <= gop < len(self.gops):
+            raise IndexError(f"GOP {gop}: {self.path} has GOPs 0 to {len(self.gops) - 1}")
 
     def _check_positions(self, gop: int, positions: Sequence[int], request: Request) -> None:
         length = self.gops[gop].length
@@ -283,6 +296,15 @@ class CompressedVideo:
         for position, frame in self._decode(gop, positions[-1] + 1, vectors_only=request.streams == {"mv"}):
             sink.add(position, frame)
         return sink
+
+    def _decode_iframe(self, gop: int) -> VideoFrame:
+        self._check_gop(gop)
+        try:
+            ((_, frame),) = self._decode(gop, 1, vectors_only=False)
+        except _DamagedFrameError as damage:
+            forget_decoders()
+            raise self._unreadable(gop, damage) from None
+        return frame
 
     def _decode(self, gop: int, count: int, *, vectors_only: bool) -> Iterator[tuple[int, VideoFrame]]:
         """The first `count` frames of a GOP, each checked to be whole and of the expected type and size."""

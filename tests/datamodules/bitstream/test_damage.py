@@ -73,6 +73,8 @@ def test_nothing_stands_in_for_a_damaged_iframe(intact, tmp_path):
         for streams in (("iframe",), ("mv",), ("rgb",)):
             with pytest.raises(UnreadableVideoError, match="damaged at GOP 1, position 0"):
                 video.read(gop=1, position=3, streams=streams)
+        with pytest.raises(UnreadableVideoError, match="damaged at GOP 1, position 0"):
+            video.read_iframes([0, 1])
         video.read_gop(0)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from datamodules.bitstream import CompressedVideo, UnreadableVideoError, build_index
 from datamodules.bitstream.encode import encode_frames
+from datamodules.bitstream.picture_source import FilePictures
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 REAL_GOLDEN = {
@@ -24,7 +25,7 @@ REFERENCES = {"accumulated": "iframe", "previous": "previous"}
 
 
 def assert_equals_golden(arrays: Path, clip: Path) -> None:
-    """Bit equality, for `read`, `read_gop` and `keep_positions`, for every array of the file."""
+    """Bit equality, for all ways of reading, for every array of the file."""
     golden = np.load(arrays)
     with CompressedVideo(clip) as video:
         for key in golden.files:
@@ -34,7 +35,8 @@ def assert_equals_golden(arrays: Path, clip: Path) -> None:
             kept = video.keep_positions(int(gop), [int(position)], streams=(stream,), reference=reference)
             whole = video.read_gop(int(gop), streams=("iframe", "mv", "residual"), reference=reference)
             from_whole = whole.iframe if stream == "iframe" else getattr(whole, stream)[int(position) - 1]
-            for array in (getattr(one, stream), getattr(kept.read(stream)[0], stream), from_whole):
+            several = video.read_iframes([0, int(gop)])[1:] if stream == "iframe" else []
+            for array in (getattr(one, stream), getattr(kept.read(stream)[0], stream), from_whole, *several):
                 assert array.dtype == golden[key].dtype, key
                 np.testing.assert_array_equal(array, golden[key], err_msg=key)
 
@@ -152,6 +154,34 @@ def test_several_positions_of_one_decode(clip):
                     np.testing.assert_array_equal(getattr(frames, name), getattr(one, name))
         with pytest.raises(ValueError, match="at least one position"):
             video.read_positions(1, [])
+
+
+def test_iframes_of_several_gops_are_the_first_frames_that_pyav_decodes(tmp_path):
+    rng = np.random.default_rng(2)
+    frames = [rng.integers(0, 256, (70, 100, 3), np.uint8) for _ in range(10)]  # rows that FFmpeg pads
+    encode_frames(frames, tmp_path / "clip.mp4", gop_size=4)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        decoded = list(container.decode(video=0))
+    expected = [frame.to_ndarray(format="rgb24", src_colorspace="ITU601") for frame in decoded]
+    with CompressedVideo(tmp_path / "clip.mp4") as video:
+        found = video.read_iframes([2, 0, 2])
+        assert [pixels.dtype for pixels in found] == [np.uint8] * 3
+        for pixels, place in zip(found, [8, 0, 8], strict=True):
+            np.testing.assert_array_equal(pixels, expected[place])
+        assert video.read_iframes([]) == []
+        with pytest.raises(IndexError, match=r"GOP 3: .* has GOPs 0 to 2"):
+            video.read_iframes([0, 3])
+        with pytest.raises(ValueError, match="colorspace='bt709': expected one of bt601, tagged"):
+            video.read_iframes([0], colorspace="bt709")
+
+
+def test_iframes_alone_decode_no_other_picture(clip, monkeypatch):
+    taken = []
+    read = FilePictures.read
+    monkeypatch.setattr(FilePictures, "read", lambda self, *span: taken.append(span) or read(self, *span))
+    with CompressedVideo(clip) as video:
+        video.read_iframes([0, 2])
+    assert taken == [(0, 1), (24, 25)]
 
 
 def test_known_translation_is_recovered(tmp_path):
