@@ -123,12 +123,12 @@ class ClipReader:
         """What batches have of the streams, by name."""
         return views_of(self.sizes, self.low, self.pixel_crop)
 
-    @property
+    @cached_property
     def streams(self) -> tuple[str, ...]:
         """What is decoded, see `Frames`."""
         return parts_of(*self.sizes)
 
-    @property
+    @cached_property
     def motion(self) -> bool:
         """Whether any stream exists for P-frames alone."""
         return any(map(is_motion, self.sizes))
@@ -217,9 +217,10 @@ class ClipReader:
     def _cut_part(self, stream: str, view: StreamView, frames: dict[Place, Frames], plan: ClipPlan) -> Tensor:
         options = {"rescale_vectors": self.rescale_vectors, "antialias": view.antialias}
         arrays = [[getattr(frames[place], stream) for place in clip] for clip in plan.clips]
-        return torch.stack(
-            [cut_view(stream, clip, geometry, view.size, **options) for clip in arrays for geometry in plan.geometries]
-        )
+        views = [
+            cut_view(stream, clip, geometry, view.size, **options) for clip in arrays for geometry in plan.geometries
+        ]
+        return views[0][None] if len(views) == 1 else torch.stack(views)  # which would copy the one
 
     def _open(self, path: str) -> Video:
         video = self.source.open(path)
@@ -232,11 +233,20 @@ class ClipReader:
             raise UnreadableVideoError(path, reason, "lower pixel_crop in the config, or leave the video out")
 
     def _geometries(self, rng: np.random.Generator | None, *, landscape: bool) -> list[Geometry]:
-        if rng is not None:
-            geometries = [self.random_crops.draw(rng)]
-        else:
-            geometries = fixed_crops(self.num_crops, self.crop_fraction, landscape=landscape)
-        return [replace(geometry, pixels=self.pixel_crop) for geometry in geometries]
+        if rng is None:
+            return self._fixed_geometries[landscape]
+        return [replace(self.random_crops.draw(rng), pixels=self.pixel_crop)]
+
+    @cached_property
+    def _fixed_geometries(self) -> dict[bool, list[Geometry]]:
+        """Those of an evaluation, by whether the long side is the horizontal one."""
+        return {
+            landscape: [
+                replace(geometry, pixels=self.pixel_crop)
+                for geometry in fixed_crops(self.num_crops, self.crop_fraction, landscape=landscape)
+            ]
+            for landscape in (True, False)
+        }
 
     def _place(self, frame: int, video: Video) -> Place:
         """(gop, position) to read; I-frames alone are read once per GOP."""

@@ -116,8 +116,6 @@ class VideoSource:
             UnreadableVideoError: there is no such video, or it has to be re-encoded and that is not asked for
                 or does not help (it has one frame alone).
         """
-        if os.path.isdir(path):
-            raise UnreadableVideoError(path, "it is a folder without video files", "name files, or other folders")
         index = self.indices.get(path)
         reason = self._refusal(index)
         if reason is None:

@@ -5,6 +5,7 @@ numbered in decoding order; frames in the order in which they are shown, which B
 """
 
 import os
+import stat
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -169,13 +170,10 @@ def build_index(path: str | os.PathLike[str]) -> VideoIndex:
     """Reads the index of the video at `path` by demuxing its packets; nothing is decoded.
 
     Raises:
-        UnreadableVideoError: no such file, no container FFmpeg knows, no video stream, or no I-frame in it.
+        UnreadableVideoError: no such file or a folder, no container FFmpeg knows, no video stream, or no I-frame in it.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise UnreadableVideoError(path, "there is no such file", "check the path")
-    if not os.path.getsize(path):
-        raise UnreadableVideoError(path, "the file is empty", "fetch it again, or leave it out of the list")
+    _check_file(path)
     try:
         with open_container(path) as container, open(path, "rb", buffering=_BUFFERED) as file:
             if not container.streams.video:
@@ -185,6 +183,19 @@ def build_index(path: str | os.PathLike[str]) -> VideoIndex:
         raise UnreadableVideoError(
             path, f"its container or headers cannot be parsed ({error})", "fetch it again, or re-encode it"
         ) from error
+
+
+def _check_file(path: str) -> None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        status = None
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        raise UnreadableVideoError(path, "it is a folder without video files", "name files, or other folders")
+    if status is None or not stat.S_ISREG(status.st_mode):
+        raise UnreadableVideoError(path, "there is no such file", "check the path")
+    if not status.st_size:
+        raise UnreadableVideoError(path, "the file is empty", "fetch it again, or leave it out of the list")
 
 
 def _index_container(path: str, container: InputContainer, file: BinaryIO) -> VideoIndex:
