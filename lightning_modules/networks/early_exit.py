@@ -137,10 +137,13 @@ class ExitRun(Iterator[tuple[str, Tensor]]):
     def __init__(self, network: EarlyExitNetwork, clip: Tensor) -> None:
         self.network = network
         self.maps = clip
-        self._steps = self._run()
+        # No generator, which would hold `self`, and in this cycle the maps of those that left, until it is collected.
+        self._depths = iter([*(info.name for info in network.backbone.feature_info), FINAL])
 
     def __next__(self) -> tuple[str, Tensor]:
-        return next(self._steps)
+        name, seen = self._next_features()
+        classifiers = self.network.classifiers
+        return name, classifiers[name](seen) if name in classifiers else seen
 
     def keep(self, chosen: Tensor) -> None:
         """Go on with some of the samples: indices, or (b,) bool over those that are still there."""
@@ -148,16 +151,18 @@ class ExitRun(Iterator[tuple[str, Tensor]]):
 
     def features(self) -> Iterator[tuple[str, Tensor]]:
         """In place of the exits: what the classifier of each sees, and at the last one its logits."""
-        for info in self.network.backbone.feature_info:
-            self.maps = self.network.forward_stage(info.name, self.maps)
-            if info.name in self.network.classifiers:
-                yield info.name, self.network.exit_maps(info.name, self.maps)
-        yield FINAL, self.network.forward_head(self.maps)
+        for _ in self.network.exit_names:
+            yield self._next_features()
 
-    def _run(self) -> Iterator[tuple[str, Tensor]]:
-        classifiers = self.network.classifiers
-        for name, seen in self.features():
-            yield name, classifiers[name](seen) if name in classifiers else seen
+    def _next_features(self) -> tuple[str, Tensor]:
+        """On to the next depth that has an exit."""
+        name = next(self._depths)
+        while name != FINAL:
+            self.maps = self.network.forward_stage(name, self.maps)
+            if name in self.network.classifiers:
+                return name, self.network.exit_maps(name, self.maps)
+            name = next(self._depths)
+        return FINAL, self.network.forward_head(self.maps)
 
 
 class EarlyExitNetworks(nn.Module):

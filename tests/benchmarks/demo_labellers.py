@@ -58,22 +58,21 @@ def combined(run: str) -> WeightedInferenceModule:
 
 def by_stream(split: str, stream: str) -> Labeller:
     """One network on one stream."""
-    dataset, module = dataset_of(split, stream), recogniser(stream)
-    return lambda number: class_of(module(read(forgetful(dataset), range(number, number + 1))))
+    dataset, module = forgetful(dataset_of(split, stream)), recogniser(stream)
+    return lambda number: class_of(module(read(dataset, range(number, number + 1))))
 
 
 def by_all_streams(split: str) -> Labeller:
     """Score fusion of three networks."""
-    dataset, module = dataset_of(split, *STREAMS), combined("fusion")
-    return lambda number: class_of(module(read(forgetful(dataset), range(number, number + 1))))
+    dataset, module = forgetful(dataset_of(split, *STREAMS)), combined("fusion")
+    return lambda number: class_of(module(read(dataset, range(number, number + 1))))
 
 
 def by_exits(split: str, threshold: float) -> Labeller:
     """Early exits, lazily."""
-    dataset, module = dataset_of(split, *STREAMS), combined("wise")
+    lazily, module = LazyClipDataset(forgetful(dataset_of(split, *STREAMS))), combined("wise")
 
     def label(number: int) -> int:
-        lazily = LazyClipDataset(forgetful(dataset))
         batch = lazily.collate([lazily[number]])
         return class_of(lazy_infer(module.networks, module.weights, threshold, batch).logits)
 

@@ -21,6 +21,6 @@ def read(dataset: ClipDataset, numbers: range) -> ClipBatch:
 
 
 def forgetful(dataset: ClipDataset) -> ClipDataset:
-    """The same without any index."""
-    source = replace(dataset.reader.source, indices=IndexCache())
+    """The same, which keeps no index."""
+    source = replace(dataset.reader.source, indices=IndexCache(capacity=0))
     return ClipDataset(dataset.records, replace(dataset.reader, source=source))

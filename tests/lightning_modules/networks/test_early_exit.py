@@ -1,5 +1,7 @@
 """Early-exit networks against their parts run one by one, frozen backbones bit for bit, lazy against whole passes."""
 
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -56,6 +58,18 @@ def test_exits_are_the_classifiers_on_the_backbones_maps(network: EarlyExitNetwo
     expected = [network.classifiers[name](features[name]) for name in ("layer1", "layer2", "layer3")]
     expected.append(network.backbone(clip))
     assert torch.equal(network(clip), torch.stack(expected, dim=1))
+
+
+def test_a_run_that_is_given_up_holds_no_maps(network: EarlyExitNetwork, clip: Tensor) -> None:
+    gc.disable()
+    try:
+        run = network.exits(clip)
+        assert next(run)[0] == "layer1"
+        maps = weakref.ref(run.maps)
+        del run
+        assert maps() is None, "its maps wait for the garbage collector"
+    finally:
+        gc.enable()
 
 
 def test_outputs_are_those_of_what_the_frozen_part_gives(
