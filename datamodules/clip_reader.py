@@ -234,17 +234,17 @@ class ClipReader:
 
     def _geometries(self, rng: np.random.Generator | None, *, landscape: bool) -> list[Geometry]:
         if rng is None:
-            return self._fixed_geometries[landscape]
+            return list(self._fixed_geometries[landscape])
         return [replace(self.random_crops.draw(rng), pixels=self.pixel_crop)]
 
     @cached_property
-    def _fixed_geometries(self) -> dict[bool, list[Geometry]]:
+    def _fixed_geometries(self) -> dict[bool, tuple[Geometry, ...]]:
         """Those of an evaluation, by whether the long side is the horizontal one."""
         return {
-            landscape: [
+            landscape: tuple(
                 replace(geometry, pixels=self.pixel_crop)
                 for geometry in fixed_crops(self.num_crops, self.crop_fraction, landscape=landscape)
-            ]
+            )
             for landscape in (True, False)
         }
 
