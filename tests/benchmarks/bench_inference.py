@@ -171,7 +171,7 @@ def throughputs(effort: Effort) -> Iterator[Row]:
         "all exits": partial(predict_slice, paths, 1.0, lazy=False),
         **{name: partial(classify_slice, paths, OTHERS[name]) for name in TARGETS},
     }
-    taken = in_turns(jobs, effort.rounds(3), clock=effort.clock, name="predict")
+    taken = in_turns(jobs, effort.rounds(7), clock=effort.clock, name="predict")
     for other, target in TARGETS.items():
         for name in (ours, "all exits"):
             figure = f"{len(paths) / statistics.median(taken[name]):.0f} videos/s"
