@@ -12,8 +12,9 @@ from lightning_modules.freed_memory import keep_freed_memory
 
 if "keep" in sys.argv:
     keep_freed_memory()
+megabytes = int(sys.argv[1])
 def read_a_gop():
-    return [np.ones(4 * 2**20, np.uint8) for _ in range(4)]
+    return [np.ones(megabytes * 2**20, np.uint8) for _ in range(4)]
 
 for _ in range(3):
     read_a_gop()
@@ -25,9 +26,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's setting")
-def test_memory_comes_back_without_page_faults():
+@pytest.mark.parametrize("megabytes", [4, 40])
+def test_memory_comes_back_without_page_faults(megabytes: int):
     def page_faults(*options: str) -> int:
-        run = subprocess.run([sys.executable, "-c", COUNT, *options], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", COUNT, str(megabytes), *options]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
         return int(run.stdout)
 
     assert page_faults("keep") * 10 < page_faults()
