@@ -200,13 +200,16 @@ class StreamSource(Protocol):
     def read(self, stream: str) -> Tensor | Failure:
         """What `LazyClipBatch.normalise` makes a stream of, (V, T, C, H, W) uint8; or why it cannot be read."""
 
+    def read_alone(self, stream: str) -> Tensor | Failure:
+        """As `read`, but closes the file behind it and keeps nothing for other streams: what is left is picklable."""
+
     def close(self) -> None:
         """Closes the file and drops what was decoded."""
 
 
 @dataclass
 class LazyClip:
-    """One video of which nothing has been decoded; picklable until it is read.
+    """One video that is decoded as far as it is asked to; picklable until then.
 
     Args:
         source: reads it.
@@ -214,6 +217,7 @@ class LazyClip:
         index: position in the split's list of records.
         path: the file.
         plan_seconds: time spent on finding out what to read.
+        ahead: the stream that a batch has `ahead` of the others, (V, T, C, H, W) uint8; None: there is none.
         failure: why it cannot be read, once that is known.
     """
 
@@ -222,6 +226,7 @@ class LazyClip:
     index: int
     path: str
     plan_seconds: float = 0.0
+    ahead: Tensor | None = None
     failure: Failure | None = None
 
     @property
@@ -252,6 +257,7 @@ class LazyClipBatch:
         failures: evaluation videos left out of this batch.
         num_views: V.
         device: where streams go.
+        ahead: streams that have been read of all clips, (B * V, T, C, H, W) uint8 on `device`, until they are loaded.
         on_read: called by `finish`.
     """
 
@@ -261,6 +267,7 @@ class LazyClipBatch:
     failures: list[Failure] = field(default_factory=list)
     num_views: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    ahead: dict[str, Tensor] = field(default_factory=dict)
     on_read: Callable[[LazyClipBatch], None] | None = None
 
     def __len__(self) -> int:
@@ -304,6 +311,8 @@ class LazyClipBatch:
             clips: (b * V, T, C, H, W) float on `device`, normalised, of those that can be read.
             read: their numbers.
         """
+        if stream in self.ahead:
+            return self.normalise(stream, self._take_ahead(stream, chosen)), list(chosen)
         views = {number: self.clips[number].read(stream) for number in chosen}
         found = {number: view for number, view in views.items() if view is not None}
         clips = torch.cat(list(found.values())) if found else torch.empty(0, *self.shapes[stream], dtype=torch.uint8)
@@ -318,13 +327,22 @@ class LazyClipBatch:
         if self.on_read is not None:
             self.on_read(self)
 
-    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> LazyClipBatch:
-        """The batch for use on another device; nothing is copied yet."""
-        return dataclasses.replace(self, device=torch.device(device))
+    def to(self, device: torch.device | str | int, non_blocking: bool | None = None) -> LazyClipBatch:
+        """The batch for use on another device, where goes what was read ahead; as `ClipBatch.to`."""
+        device = torch.device(device)
+        if non_blocking is None:
+            non_blocking = device.type == "cuda"
+        ahead = {name: clips.to(device, non_blocking=non_blocking) for name, clips in self.ahead.items()}
+        return dataclasses.replace(self, device=device, ahead=ahead)
 
     def pin_memory(self) -> LazyClipBatch:
-        """The batch as it is: it holds no tensors worth it (called by the DataLoader)."""
-        return self
+        """The batch with what was read ahead in page-locked memory (called by the DataLoader)."""
+        return dataclasses.replace(self, ahead={name: clips.pin_memory() for name, clips in self.ahead.items()})
+
+    def _take_ahead(self, stream: str, chosen: Sequence[int]) -> Tensor:
+        """The uint8 clips of some of the videos, out of those that were read of all."""
+        clips = self.ahead.pop(stream)
+        return clips if len(chosen) == len(self) else clips.unflatten(0, (len(self), -1))[list(chosen)].flatten(0, 1)
 
     def __repr__(self) -> str:
         streams = ", ".join(f"{name}: {shape}" for name, shape in self.shapes.items())

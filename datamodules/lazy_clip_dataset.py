@@ -1,9 +1,14 @@
-"""The videos of a split as lazy clips: a worker finds out what to read, whoever uses them reads it."""
+"""The videos of a split as lazy clips: a worker finds out what to read, whoever uses them reads it.
+
+What every video needs, the stream of the first exit, a worker may read as well.
+"""
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
+import torch
 from torch.utils.data import Dataset
 from typing_extensions import override
 
@@ -21,10 +26,11 @@ class LazyClipDataset(Dataset[LazyClip | Failure]):
 
     Args:
         dataset: gives those samples; not one that augments.
+        ahead: the stream that is read here already; None: none is.
     """
 
-    def __init__(self, dataset: ClipDataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: ClipDataset, ahead: str | None = None) -> None:
+        self.dataset, self.ahead = dataset, ahead
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -39,14 +45,20 @@ class LazyClipDataset(Dataset[LazyClip | Failure]):
         except (UnreadableVideoError, OSError) as error:
             return failure_of(record.path, error)
         seconds = time.perf_counter() - began
-        return LazyClip(source, self.dataset.label(record), index, record.path, seconds)
+        views = None if self.ahead is None else source.read_alone(self.ahead)
+        if isinstance(views, Failure):
+            return views
+        return LazyClip(source, self.dataset.label(record), index, record.path, seconds, views)
 
     def collate(self, items: Sequence[LazyClip | Failure]) -> LazyClipBatch:
         """One batch of what there is to read."""
+        clips = [item for item in items if isinstance(item, LazyClip)]
+        read = [clip.ahead for clip in clips if clip.ahead is not None]
         return LazyClipBatch(
-            clips=[item for item in items if isinstance(item, LazyClip)],
+            clips=[replace(clip, ahead=None) for clip in clips],
             shapes=self.dataset.reader.shapes,
             normalise=partial(normalise_view, self.dataset.reader.views),
             failures=[item for item in items if isinstance(item, Failure)],
             num_views=self.dataset.reader.num_views,
+            ahead={self.ahead: torch.cat(read)} if self.ahead is not None and read else {},
         )

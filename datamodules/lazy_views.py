@@ -33,7 +33,8 @@ _FROM_PIXELS: set[Stream] = {"residual", "rgb", "flow"}  # of P-frames
 class LazyViews:
     """Reads one video's streams as they are asked for (a `datamodules.clip.StreamSource`).
 
-    What comes is bit for bit what `ClipReader.read` gives. Picklable, and tiny, before the first stream is read.
+    What comes is bit for bit what `ClipReader.read` gives. Picklable, and tiny, where nothing is kept: before the first
+    `read`, and behind a `read_alone` or a `close`.
 
     Attributes: `decode_seconds` spent on file, packets, colour and warp, `cut_seconds` on crops and resizing;
     `corrupt_frames`, damaged ones met so far for which earlier ones stand in.
@@ -59,9 +60,17 @@ class LazyViews:
                 frames = self._frames_of(stream)
         except (UnreadableVideoError, OSError) as error:
             return failure_of(self._path, error)
-        self.corrupt_frames = self._plan.video.num_corrupt
+        self.corrupt_frames = max(self.corrupt_frames, self._plan.video.num_corrupt)  # the file may be open anew
         with self._timed("cut_seconds"):
             return self._reader.cut(stream, frames, self._plan)
+
+    def read_alone(self, stream: str) -> Tensor | Failure:
+        """As `read`, but closes the file behind it: nothing is decoded nor kept for other streams."""
+        others, self._waiting = self._waiting - {stream}, {stream}
+        views = self.read(stream)
+        self.close()
+        self._waiting = others
+        return views
 
     def close(self) -> None:
         """Closes the file and drops what was decoded."""

@@ -92,7 +92,8 @@ class VideoDataModule(LightningDataModule):
         on_corrupt: what to do about a damaged frame: "raise" counts its video as unreadable, "skip" lets the last
             intact frame before it in its GOP stand in, and names such videos in the logs and reports.
         lazy: whether test and predict give `LazyClipBatch`es, read and decoded by the model stream by stream, for
-            networks with early exits (`WeightedInferenceModule`).
+            networks with early exits (`WeightedInferenceModule`). Workers read its `first_stream`, which every video
+            needs.
         max_bad_videos: unreadable videos that fit accepts in the training split, per process: a number, or a fraction
             (float) of the split, which always accepts one. Every batch must have a video that can be read.
     """
@@ -349,7 +350,14 @@ class VideoDataModule(LightningDataModule):
 
     def _test_loader(self, split: str, reader: ClipReader) -> DataLoader:
         samples = self._dataset(split, reader)
-        return self._eval_loader(LazyClipDataset(samples) if self.lazy else samples, self._test_batch_size)
+        dataset = LazyClipDataset(samples, self._read_ahead(reader)) if self.lazy else samples
+        return self._eval_loader(dataset, self._test_batch_size)
+
+    def _read_ahead(self, reader: ClipReader) -> str | None:
+        """The stream that workers read of lazy clips: the one that the model needs of every video."""
+        model = getattr(self.trainer, "lightning_module", None)
+        first = getattr(model, "first_stream", None) if self.num_workers else None
+        return first if first in reader.views else None
 
     def _eval_loader(self, dataset: AnyDataset, batch_size: int) -> DataLoader:
         options = self._loader_options(dataset, self._sampler(dataset, shuffle=False))

@@ -133,6 +133,11 @@ class WeightedInferenceModule(ExitNetworksModule):
         return connect(self.connection, self.scales.detach())
 
     @property
+    def first_stream(self) -> str | None:
+        """The stream of the first exit, which every video needs; None as long as there are no networks."""
+        return None if self.exit_networks is None else self.networks.exit_names[0].split("/")[0]
+
+    @property
     def exit_threshold(self) -> float:
         """Above which a video leaves.
 

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from datamodules.bitstream import encode_frames
+from datamodules.bitstream import build_index, encode_frames
 
 HEIGHT, WIDTH, NUM_FRAMES = 48, 64, 26
 
@@ -87,6 +87,19 @@ def _video_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def video_root(_video_root: Path, tmp_path: Path) -> Path:
     """`{train,val,test}/{jump,run}/<n>.mp4` with 5, 3 and 2 videos per class; a copy that a test may damage."""
     return Path(shutil.copytree(_video_root, tmp_path / "videos"))
+
+
+@pytest.fixture(scope="session")
+def damage() -> Callable[[str | Path, int], None]:
+    """Overwrites a coded picture of a file, all but its header."""
+
+    def overwrite(path: str | Path, picture: int) -> None:
+        index, data = build_index(path), bytearray(Path(path).read_bytes())
+        start, size = int(index.offsets[picture]), int(index.sizes[picture])
+        data[start + size // 3 : start + size] = bytes(size - size // 3)
+        Path(path).write_bytes(data)
+
+    return overwrite
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from lightning.pytorch.plugins import Precision
 
 from datamodules import clip_dataset, index_cache
 from datamodules.annotations import ClassFolders, VideoLists
-from datamodules.bitstream import UnreadableVideoError, build_index, encode_frames
+from datamodules.bitstream import UnreadableVideoError, encode_frames
 from datamodules.clip import ClipBatch
 from datamodules.compressed_video import CompressedVideoDataModule
 from datamodules.failure_ledger import TooManyBadVideosError
@@ -303,12 +303,9 @@ class TestBadVideos:
         make_trainer(tmp_path, limit_val_batches=0, max_epochs=1).fit(model, data)
         assert [len(batch) for batch in model.seen] == [0, 2, 2]
 
-    def test_damaged_frames_may_be_passed_over_counted_and_named(self, video_root, tmp_path, caplog):
+    def test_damaged_frames_may_be_passed_over_counted_and_named(self, video_root, damage, tmp_path, caplog):
         path = video_root / "val/jump/0.mp4"
-        index, data = build_index(path), bytearray(path.read_bytes())
-        start, size = int(index.offsets[3]), int(index.sizes[3])  # a P-frame of the first of three GOPs
-        data[start + size // 3 : start + size] = bytes(size - size // 3)
-        path.write_bytes(data)
+        damage(path, 3)  # a P-frame of the first of three GOPs
         strict, lenient = (make_data(video_root, on_corrupt=policy) for policy in ("raise", "skip"))
         make_trainer(tmp_path).validate(Recorder(), strict, verbose=False)
         assert [failure.path for failure in strict.failures] == [str(path)]

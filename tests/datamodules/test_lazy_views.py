@@ -116,18 +116,8 @@ def test_pixels_are_left_out_where_no_stream_will_ask_for_them(path, monkeypatch
         assert {skips for is_prefix, skips in decodes if not is_prefix} == {False}
 
 
-def damage(path, gop=1, position=2):
-    """Overwrites one P-frame behind its header."""
-    index = build_index(path)
-    picture = index.gops[gop].start + position
-    start, size = int(index.offsets[picture]), int(index.sizes[picture])
-    with open(path, "r+b") as file:
-        file.seek(start + size // 3)
-        file.write(bytes(size - size // 3))
-
-
-def test_damage_is_found_when_its_stream_is_asked_for(path):
-    damage(path)
+def test_damage_is_found_when_its_stream_is_asked_for(path, damage):
+    damage(path, build_index(path).gops[1].start + 2)
     reader = make_reader()
     with pytest.raises(UnreadableVideoError):
         reader.read(path)
@@ -140,8 +130,8 @@ def test_damage_is_found_when_its_stream_is_asked_for(path):
 
 
 @pytest.mark.parametrize("order", permutations(STREAMS))
-def test_damage_that_is_skipped_counts_as_in_a_whole_read(path, order):
-    damage(path)
+def test_damage_that_is_skipped_counts_as_in_a_whole_read(path, damage, order):
+    damage(path, build_index(path).gops[1].start + 2)
     reader = make_reader(on_corrupt="skip")
     whole, lazy = reader.read(path), lazily(reader, path)
     assert all(torch.equal(lazy.read(stream), whole.streams[stream]) for stream in order)

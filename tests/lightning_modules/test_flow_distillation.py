@@ -293,13 +293,14 @@ def test_from_flow_to_two_streams_and_early_exits(
         Path(source).unlink()
     tiny_config.write_text(ip_tsn)
     chain.run("test")
-    for lazy in ("false", "true"):
-        chain.run("predict", "--data.predict_paths", f"[{tiny_videos}/test]", "--data.lazy", lazy)
+    for lazy, workers in (("false", "0"), ("true", "0"), ("true", "1")):
+        reading = ("--data.lazy", lazy, "--data.num_workers", workers)
+        chain.run("predict", "--data.predict_paths", f"[{tiny_videos}/test]", *reading)
         answers = [json.loads(line) for line in (tmp_path / "ip_tsn/predictions.jsonl").read_text().splitlines()]
         assert len(answers) == 5
         for answer in answers:
             shown = {top["class"]: top["probability"] for top in answer["top"]}
-            assert shown == pytest.approx(fused_by_hand(chain.best("ip_tsn"), answer["path"]), abs=2e-6), lazy
+            assert shown == pytest.approx(fused_by_hand(chain.best("ip_tsn"), answer["path"]), abs=2e-6), reading
     chain.configure("wise", "weighted_inference.WeightedInferenceModule", {"exits": chain.best("pkd")})
     chain.run("fit", "--data.fit_split", "val")
     metrics = json.loads((tmp_path / "wise/fit.json").read_text())["metrics"]
@@ -307,6 +308,6 @@ def test_from_flow_to_two_streams_and_early_exits(
     seen = [line for line, _ in groupby(Path("seen.txt").read_text().splitlines())]
     assert seen == [
         *["fit True", P_STREAM, "predict False", "fit False", "test False"],
-        *[f"iframe {P_STREAM}", "predict False"] * 2,
+        *[f"iframe {P_STREAM}", "predict False"] * 3,
         "fit False",
     ]

@@ -181,6 +181,30 @@ def test_who_has_left_is_computed_no_further(members, views, order):
             assert frames[name] == NUM_VIEWS * int((places >= place).sum())
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_stream_that_was_read_ahead_is_not_read_again(members, views, order):
+    networks = build(members, order)
+    weights, first = weights_for(networks, "scaled"), networks.exit_names[0].split("/")[0]
+    threshold = spread_threshold(evaluate_fully(networks, weights, views))
+    expected = lazy_infer(networks, weights, threshold, lazy_batch(sources_of(views)))
+    sources = sources_of(views)
+    batch = lazy_batch(sources)
+    batch.ahead = {first: views[first].flatten(0, 1)}
+    result = lazy_infer(networks, weights, threshold, batch.to("cpu"))
+    assert torch.equal(result.logits, expected.logits)
+    assert torch.equal(result.places, expected.places)
+    assert all(first not in source.asked for source in sources)
+    assert result.decode_seconds.max() < expected.decode_seconds.max()
+
+
+def test_some_of_the_videos_that_were_read_ahead(views):
+    batch = lazy_batch(sources_of(views))
+    batch.ahead = {"mv": views["mv"].flatten(0, 1)}
+    clips, read = batch.load("mv", [1, 4])
+    assert torch.equal(clips, normalise("mv", views["mv"][[1, 4]].flatten(0, 1)))
+    assert read == [1, 4]
+
+
 @pytest.mark.parametrize("order", ["mv first", "interleaved", "TEAM-Net"])
 def test_a_video_found_unreadable_on_the_way_is_a_failure_and_the_others_go_on(members, views, order):
     networks = build(members, order)

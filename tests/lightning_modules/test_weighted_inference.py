@@ -263,8 +263,10 @@ def test_cheapest_reverses_streams_where_that_is_cheaper(tmp_path: Path, sources
     reverse = {stream: sources[stream] for stream in ("iframe", "mv")}
     for order, first in ((None, "iframe"), ("cheapest", "mv")):
         module = WeightedInferenceModule(reverse, order=order)
+        assert module.first_stream is None
         make_trainer(tmp_path).fit(module, Clips())
         assert module.networks.exit_names[0] == f"{first}/final"
+        assert module.first_stream == first
 
 
 def test_a_checkpoint_of_another_order_is_refused(tmp_path: Path, exits: str, streams: list[str]) -> None:

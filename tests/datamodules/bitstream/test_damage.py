@@ -1,6 +1,7 @@
 """What `on_corrupt` does about frames that the decoder finds damaged, and about missing ones."""
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -21,15 +22,11 @@ def intact(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def damaged(intact):
+def damaged(intact, damage):
     """The same with one P-frame's data overwritten behind its header."""
-    index = build_index(intact)
-    picture = 8 + BROKEN
-    start, size = int(index.offsets[picture]), int(index.sizes[picture])
-    data = bytearray(intact.read_bytes())
-    data[start + size // 3 : start + size] = bytes(size - size // 3)
     path = intact.with_stem(f"{intact.stem}_damaged")
-    path.write_bytes(data)
+    shutil.copyfile(intact, path)
+    damage(path, 8 + BROKEN)
     return path
 
 
@@ -62,13 +59,10 @@ def test_skipped_frames_are_stood_in_for_by_the_last_intact_one(intact, damaged,
         np.testing.assert_array_equal(video.read_gop(0).mv, whole.read_gop(0).mv)
 
 
-def test_nothing_stands_in_for_a_damaged_iframe(intact, tmp_path):
-    index = build_index(intact)
-    data = bytearray(intact.read_bytes())
-    start, size = int(index.offsets[8]), int(index.sizes[8])
-    data[start + size // 3 : start + size] = bytes(size - size // 3)
+def test_nothing_stands_in_for_a_damaged_iframe(intact, damage, tmp_path):
     path = tmp_path / "clip.mp4"
-    path.write_bytes(data)
+    shutil.copyfile(intact, path)
+    damage(path, 8)
     with CompressedVideo(path, on_corrupt="skip") as video:
         for streams in (("iframe",), ("mv",), ("rgb",)):
             with pytest.raises(UnreadableVideoError, match="damaged at GOP 1, position 0"):
