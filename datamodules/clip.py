@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -213,7 +214,7 @@ class LazyClip:
 
     Args:
         source: reads it.
-        label: as of `ClipSample`.
+        label: as of `ClipSample`, but no tensor: from a worker each of these comes by a socket and a file of its own.
         index: position in the split's list of records.
         path: the file.
         plan_seconds: time spent on finding out what to read.
@@ -222,7 +223,7 @@ class LazyClip:
     """
 
     source: StreamSource
-    label: Tensor
+    label: np.ndarray
     index: int
     path: str
     plan_seconds: float = 0.0
@@ -277,8 +278,8 @@ class LazyClipBatch:
     @property
     def labels(self) -> Tensor:
         """(B,) int64, or (B, num_classes) float32 multi-hot; -1 where unknown."""
-        labels = [clip.label for clip in self.clips]
-        return (torch.stack(labels) if labels else torch.empty(0, dtype=torch.int64)).to(self.device)
+        labels = np.stack([clip.label for clip in self.clips]) if self.clips else np.empty(0, np.int64)
+        return torch.from_numpy(labels).to(self.device)
 
     @property
     def indices(self) -> Tensor:

@@ -75,7 +75,8 @@ class IndexCache:
         return self.directory / key[:2] / f"{key[2:]}.index"
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | ({} if get_spawning_popen() else {"_shared": None})
+        """All of it for a process that is being started; as part of what is handed over later, no indices."""
+        return vars(self) | ({} if get_spawning_popen() else {"_shared": None, "_memory": OrderedDict()})
 
     def _load_or_build(self, path: str, stamp: Stamp | None) -> VideoIndex:
         if stamp is None:

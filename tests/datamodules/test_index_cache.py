@@ -94,6 +94,17 @@ def test_started_processes_use_each_others_indices(video_root, builds):
     assert len(builds) == 1, "of the third"
 
 
+def test_what_is_handed_over_holds_no_indices(video_root, builds):
+    """Every batch of lazy clips holds the reader, and that the cache."""
+    cache, videos = IndexCache(), [str(video_root / f"train/run/{i}.mp4") for i in range(3)]
+    size = len(pickle.dumps(cache))
+    for path in videos:
+        cache.get(path)
+    assert len(pickle.dumps(cache)) == size
+    cache.get(videos[0])
+    assert len(builds) == 3, "kept where they were read"
+
+
 def test_a_shared_index_of_a_changed_file_is_built_again(video, video_root, builds):
     first, second = IndexCache(), IndexCache()
     first.share()
