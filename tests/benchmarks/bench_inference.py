@@ -5,7 +5,8 @@ I-frame network on RGB frames out of PyAV, either by decoding everything or by s
 documentation does, and tuned (`plain_pyav.py`). Each round has videos of its own, so that accuracies are of all of
 them. The threshold "as accurate as RGB" is the lowest at which exits are better than these two on the validation split
 by a standard error, so that they may be expected to be no worse on other videos. Then whole `predict` runs in batches,
-against the same two in batches. Run by `make bench`, after `make demo`.
+against the same two in batches out of PyTorch's loader: each in one process, and each with a worker that reads. Run by
+`make bench`, after `make demo`.
 """
 
 import statistics
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
-from itertools import count
+from itertools import count, cycle
 
 import lightning.pytorch as pl
 import numpy as np
@@ -29,20 +30,24 @@ from demo_labellers import (
     by_all_streams,
     by_exits,
     by_stream,
-    classify_frames,
     combined,
     dataset_of,
+    middles,
     recogniser,
     without_streams,
 )
 from demo_split import read
 from interleaved import Job, in_turns, over
 from plain_pyav import by_kept_converter, decode_all_rgb, keyframes_rgb, seek_frames_rgb
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
 
 from callbacks.prediction_writer import PredictionWriter
 from datamodules.annotations import ClassFolders
 from datamodules.clip_dataset import ClipDataset
 from datamodules.compressed_video import CompressedVideoDataModule
+from datamodules.transforms import normalise
 from lightning_modules.analysis.trade_off import ExitCosts, sweep
 
 PART = "inference"
@@ -54,7 +59,8 @@ OTHERS: dict[str, Callable[[str], list[np.ndarray]]] = {
     f"{SEEK}, tuned": partial(seek_frames_rgb, parts=SEGMENTS, convert=by_kept_converter),
     "keyframes alone by PyAV, tuned": partial(keyframes_rgb, convert=by_kept_converter),
 }
-TARGETS = {EVERYTHING: 3.0, SEEK: 1.5, f"{EVERYTHING}, tuned": 3.0, f"{SEEK}, tuned": 1.5}
+TUNED = (f"{EVERYTHING}, tuned", f"{SEEK}, tuned")
+TARGETS = {EVERYTHING: 3.0, SEEK: 1.5, **dict(zip(TUNED, (3.0, 1.5), strict=True))}
 VIDEOS, ROUNDS, BATCH_SIZE = 60, 19, 32  # with the round that does not count, all 1,200 videos
 THRESHOLDS = (0.5, 0.8, 0.95, 1.0)
 
@@ -148,35 +154,72 @@ def predict(module: pl.LightningModule, data: CompressedVideoDataModule) -> None
         trainer.predict(module, datamodule=data, return_predictions=False)
 
 
-def predict_slice(paths: Sequence[str], threshold: float, *, lazy: bool) -> None:
-    options = {"batch_size": BATCH_SIZE, "predict_paths": paths, "lazy": lazy}
+def predict_videos(paths: Sequence[str], threshold: float, *, lazy: bool = True, num_workers: int = 0) -> None:
+    options = {"batch_size": BATCH_SIZE, "predict_paths": paths, "lazy": lazy, "num_workers": num_workers}
     data = CompressedVideoDataModule(ClassFolders(str(ROOT)), STREAMS, SEGMENTS, SIZE, **options)  # type: ignore[arg-type]
     module = combined("wise")
     module.threshold = threshold
     predict(module, data)
 
 
-def classify_slice(paths: Sequence[str], frames_of: Callable[[str], list[np.ndarray]]) -> None:
+class MiddleFrames(Dataset[Tensor]):
+    """RGB frames of videos, (T, 3, S, S) uint8 each."""
+
+    def __init__(self, paths: Sequence[str], frames_of: Callable[[str], list[np.ndarray]]) -> None:
+        self._paths, self._frames_of = paths, frames_of
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @override
+    def __getitem__(self, number: int) -> Tensor:
+        return middles(self._frames_of(self._paths[number]))
+
+
+def classify_videos(
+    paths: Sequence[str], frames_of: Callable[[str], list[np.ndarray]], *, num_workers: int = 0
+) -> None:
     network = recogniser("iframe").network
-    for start in range(0, len(paths), BATCH_SIZE):
-        classify_frames(network, [frames_of(path) for path in paths[start : start + BATCH_SIZE]])
+    for clips in DataLoader(MiddleFrames(paths, frames_of), BATCH_SIZE, num_workers=num_workers):
+        network(normalise("rgb", clips))
+
+
+def by_thirds(run: Callable[[Sequence[str]], None], paths: Sequence[str]) -> Job:
+    """Runs on every third video, beginning with another one each time: so who is compared runs at nearly one time."""
+    starts = cycle(range(3))
+    return lambda: run(paths[next(starts) :: 3])
 
 
 def throughputs(effort: Effort) -> Iterator[Row]:
-    """Whole runs of predict on the test split over the others, in batches of equal size."""
+    """Whole runs of predict on the test split over the others, in batches of equal size, with as many processes."""
     paths, equal = [record.path for record in dataset_of("test", *STREAMS).records], equal_threshold()
-    ours = as_accurate(equal)
+    ours, everyone = as_accurate(equal), "all exits"
     jobs: dict[str, Job] = {
-        ours: partial(predict_slice, paths, equal, lazy=True),
-        "all exits": partial(predict_slice, paths, 1.0, lazy=False),
-        **{name: partial(classify_slice, paths, OTHERS[name]) for name in TARGETS},
+        EVERYTHING: by_thirds(partial(classify_videos, frames_of=OTHERS[EVERYTHING]), paths),
+        ours: by_thirds(partial(predict_videos, threshold=equal), paths),
+        SEEK: by_thirds(partial(classify_videos, frames_of=OTHERS[SEEK]), paths),
+        everyone: by_thirds(partial(predict_videos, threshold=1.0, lazy=False), paths),
+        **{name: by_thirds(partial(classify_videos, frames_of=OTHERS[name]), paths) for name in TUNED},
     }
-    taken = in_turns(jobs, effort.rounds(7), clock=effort.clock, name="predict")
-    for other, target in TARGETS.items():
-        for name in (ours, "all exits"):
-            figure = f"{len(paths) / statistics.median(taken[name]):.0f} videos/s"
-            aimed = target if name == ours else None
-            yield row(PART, f"videos/s of predict: {name}", other, over(taken, name)[other], figure, at_least=aimed)
+    taken = in_turns(jobs, effort.rounds(21), clock=effort.clock, name="predict")
+    yield from speeds("predict", (ours, everyone), taken, len(paths) / 3)
+    options = {"paths": paths, "num_workers": 1}
+    jobs = {
+        EVERYTHING: partial(classify_videos, frames_of=OTHERS[EVERYTHING], **options),
+        ours: partial(predict_videos, threshold=equal, **options),
+        SEEK: partial(classify_videos, frames_of=OTHERS[SEEK], **options),
+    }
+    taken = in_turns(jobs, effort.rounds(7), name="predict, a worker")
+    yield from speeds("predict, a worker each", (ours,), taken, len(paths))
+
+
+def speeds(verb: str, names: Sequence[str], taken: dict[str, list[float]], num_videos: float) -> Iterator[Row]:
+    """Of each of ours, over each of the others that took part; the first of ours is what is aimed at."""
+    for other in [other for other in TARGETS if other in taken]:
+        for name in names:
+            figure = f"{num_videos / statistics.median(taken[name]):.0f} videos/s"
+            aimed = TARGETS[other] if name == names[0] else None
+            yield row(PART, f"videos/s of {verb}: {name}", other, over(taken, name)[other], figure, at_least=aimed)
 
 
 @torch.inference_mode()

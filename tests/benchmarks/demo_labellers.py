@@ -87,16 +87,16 @@ def without_streams(records: Sequence[VideoRecord], frames_of: Callable[[str], l
 
 def classify_frames(network: nn.Module, videos: Sequence[Sequence[np.ndarray]]) -> Tensor:
     """Logits (B, num_classes) by the frames in the middle of equal parts, and of these the middle."""
-    clips = torch.from_numpy(np.stack([middles(frames) for frames in videos])).movedim(-1, 2)
-    return network(normalise("rgb", clips))
+    return network(normalise("rgb", torch.stack([middles(frames) for frames in videos])))
 
 
-def middles(frames: Sequence[np.ndarray]) -> np.ndarray:
-    """(T, S, S, 3) uint8: all frames of so many, or those in the middle of equal parts of more."""
+def middles(frames: Sequence[np.ndarray]) -> Tensor:
+    """(T, 3, S, S) uint8, contiguous: all frames of so many, or those in the middle of equal parts of more."""
     places = range(SEGMENTS) if len(frames) == SEGMENTS else centre_segments(len(frames), SEGMENTS)[0]
     height, width, _ = frames[0].shape
     top, left = (height - SIZE) // 2, (width - SIZE) // 2
-    return np.stack([frames[place][top : top + SIZE, left : left + SIZE] for place in places])
+    chosen = np.stack([frames[place][top : top + SIZE, left : left + SIZE] for place in places])
+    return torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous()
 
 
 def class_of(logits: Tensor) -> int:
