@@ -210,7 +210,7 @@ class StreamSource(Protocol):
 
 @dataclass
 class LazyClip:
-    """One video that is decoded as far as it is asked to; picklable until then.
+    """One video that is decoded as far as it is asked to; picklable until it is read.
 
     Args:
         source: reads it.
@@ -218,7 +218,6 @@ class LazyClip:
         index: position in the split's list of records.
         path: the file.
         plan_seconds: time spent on finding out what to read.
-        ahead: the stream that a batch has `ahead` of the others, (V, T, C, H, W) uint8; None: there is none.
         failure: why it cannot be read, once that is known.
     """
 
@@ -227,7 +226,6 @@ class LazyClip:
     index: int
     path: str
     plan_seconds: float = 0.0
-    ahead: Tensor | None = None
     failure: Failure | None = None
 
     @property

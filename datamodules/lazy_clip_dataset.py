@@ -5,10 +5,10 @@ What every video needs, the stream of the first exit, a worker may read as well.
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
 
@@ -20,13 +20,16 @@ from datamodules.failure import Failure, failure_of
 from datamodules.lazy_views import LazyViews
 from datamodules.stream_views import normalise_view
 
+# A clip, and its views of the stream that is read ahead; or why there is none.
+Item = tuple[LazyClip, Tensor | None] | Failure
 
-class LazyClipDataset(Dataset[LazyClip | Failure]):
+
+class LazyClipDataset(Dataset[Item]):
     """Lazy clips by key, of the same views as the samples of an evaluation.
 
     Args:
         dataset: gives those samples; not one that augments.
-        ahead: the stream that is read here already; None: none is.
+        ahead: the stream that is read here; None: none is.
     """
 
     def __init__(self, dataset: ClipDataset, ahead: str | None = None) -> None:
@@ -36,7 +39,7 @@ class LazyClipDataset(Dataset[LazyClip | Failure]):
         return len(self.dataset)
 
     @override
-    def __getitem__(self, key: Key | int) -> LazyClip | Failure:
+    def __getitem__(self, key: Key | int) -> Item:
         """The clip of a key (epoch, index), or an index; the failure where there is nothing to read."""
         index = key if isinstance(key, int) else key[1]
         began, record, reader = time.perf_counter(), self.dataset.records[index], self.dataset.reader
@@ -48,14 +51,14 @@ class LazyClipDataset(Dataset[LazyClip | Failure]):
         views = None if self.ahead is None else source.read_alone(self.ahead)
         if isinstance(views, Failure):
             return views
-        return LazyClip(source, self.dataset.label(record).numpy(), index, record.path, seconds, views)
+        return LazyClip(source, self.dataset.label(record).numpy(), index, record.path, seconds), views
 
-    def collate(self, items: Sequence[LazyClip | Failure]) -> LazyClipBatch:
+    def collate(self, items: Sequence[Item]) -> LazyClipBatch:
         """One batch of what there is to read."""
-        clips = [item for item in items if isinstance(item, LazyClip)]
-        read = [clip.ahead for clip in clips if clip.ahead is not None]
+        clips = [item for item in items if not isinstance(item, Failure)]
+        read = [views for _, views in clips if views is not None]
         return LazyClipBatch(
-            clips=[replace(clip, ahead=None) for clip in clips],
+            clips=[clip for clip, _ in clips],
             shapes=self.dataset.reader.shapes,
             normalise=partial(normalise_view, self.dataset.reader.views),
             failures=[item for item in items if isinstance(item, Failure)],

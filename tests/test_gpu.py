@@ -86,8 +86,9 @@ def test_scales_are_fitted_and_lazy_evaluation_is_a_full_one(
     double = (*trainer_files("one_gpu"), "--trainer.precision", "64-true")
     assert streamkd("fit", *command, *double, "--trainer.max_epochs", 1) == 0
     found = []
-    for is_lazy in ("true", "false"):
-        assert streamkd("test", *command, *double, "--model.threshold", "0.65", "--data.lazy", is_lazy) == 0
+    for reading in (("true", "0"), ("true", "1"), ("false", "0")):
+        options = ("--data.lazy", reading[0], "--data.num_workers", reading[1])
+        assert streamkd("test", *command, *double, "--model.threshold", "0.65", *options) == 0
         found.append(json.loads((tmp_path / "fusion/test.json").read_text())["metrics"])
-    lazy, full = found
-    assert lazy == pytest.approx({key: full[key] for key in lazy}, abs=1e-6)
+    lazy, by_worker, full = found
+    assert lazy == by_worker == pytest.approx({key: full[key] for key in lazy}, abs=1e-6)
