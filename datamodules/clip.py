@@ -145,10 +145,7 @@ class ClipBatch:
 
     def to(self, device: torch.device | str | int, non_blocking: bool | None = None) -> ClipBatch:
         """The batch on another device; by default asynchronous towards an accelerator only."""
-        device = torch.device(device)
-        if non_blocking is None:
-            non_blocking = device.type == "cuda"
-        return self._map(lambda tensor: tensor.to(device, non_blocking=bool(non_blocking)))
+        return self._map(_mover(torch.device(device), non_blocking))
 
     def pin_memory(self) -> ClipBatch:
         """The batch in page-locked memory (called by the DataLoader)."""
@@ -329,14 +326,14 @@ class LazyClipBatch:
     def to(self, device: torch.device | str | int, non_blocking: bool | None = None) -> LazyClipBatch:
         """The batch for use on another device, where goes what was read ahead; as `ClipBatch.to`."""
         device = torch.device(device)
-        if non_blocking is None:
-            non_blocking = device.type == "cuda"
-        ahead = {name: clips.to(device, non_blocking=non_blocking) for name, clips in self.ahead.items()}
-        return dataclasses.replace(self, device=device, ahead=ahead)
+        return dataclasses.replace(self._map_ahead(_mover(device, non_blocking)), device=device)
 
     def pin_memory(self) -> LazyClipBatch:
         """The batch with what was read ahead in page-locked memory (called by the DataLoader)."""
-        return dataclasses.replace(self, ahead={name: clips.pin_memory() for name, clips in self.ahead.items()})
+        return self._map_ahead(Tensor.pin_memory)
+
+    def _map_ahead(self, function: Callable[[Tensor], Tensor]) -> LazyClipBatch:
+        return dataclasses.replace(self, ahead={name: function(clips) for name, clips in self.ahead.items()})
 
     def _take_ahead(self, stream: str, chosen: Sequence[int]) -> Tensor:
         """The uint8 clips of some of the videos, out of those that were read of all."""
@@ -346,6 +343,12 @@ class LazyClipBatch:
     def __repr__(self) -> str:
         streams = ", ".join(f"{name}: {shape}" for name, shape in self.shapes.items())
         return f"LazyClipBatch({len(self)} videos x {self.num_views} views, {streams}, {len(self.failures)} failures)"
+
+
+def _mover(device: torch.device, non_blocking: bool | None) -> Callable[[Tensor], Tensor]:
+    """Takes tensors to a device; None: without waiting for them, if it is an accelerator."""
+    asynchronous = device.type == "cuda" if non_blocking is None else non_blocking
+    return lambda tensor: tensor.to(device, non_blocking=asynchronous)
 
 
 def _shape(tensor: Tensor) -> str:

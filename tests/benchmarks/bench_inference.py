@@ -194,22 +194,18 @@ def throughputs(effort: Effort) -> Iterator[Row]:
     """Whole runs of predict on the test split over the others, in batches of equal size, with as many processes."""
     paths, equal = [record.path for record in dataset_of("test", *STREAMS).records], equal_threshold()
     ours, everyone = as_accurate(equal), "all exits"
-    jobs: dict[str, Job] = {
-        EVERYTHING: by_thirds(partial(classify_videos, frames_of=OTHERS[EVERYTHING]), paths),
-        ours: by_thirds(partial(predict_videos, threshold=equal), paths),
-        SEEK: by_thirds(partial(classify_videos, frames_of=OTHERS[SEEK]), paths),
-        everyone: by_thirds(partial(predict_videos, threshold=1.0, lazy=False), paths),
-        **{name: by_thirds(partial(classify_videos, frames_of=OTHERS[name]), paths) for name in TUNED},
+    runs: dict[str, Callable[..., None]] = {
+        EVERYTHING: partial(classify_videos, frames_of=OTHERS[EVERYTHING]),
+        ours: partial(predict_videos, threshold=equal),
+        SEEK: partial(classify_videos, frames_of=OTHERS[SEEK]),
+        everyone: partial(predict_videos, threshold=1.0, lazy=False),
+        **{name: partial(classify_videos, frames_of=OTHERS[name]) for name in TUNED},
     }
-    taken = in_turns(jobs, effort.rounds(21), clock=effort.clock, name="predict")
+    in_place = {name: by_thirds(run, paths) for name, run in runs.items()}
+    taken = in_turns(in_place, effort.rounds(21), clock=effort.clock, name="predict")
     yield from speeds("predict", (ours, everyone), taken, len(paths) / 3)
-    options = {"paths": paths, "num_workers": 1}
-    jobs = {
-        EVERYTHING: partial(classify_videos, frames_of=OTHERS[EVERYTHING], **options),
-        ours: partial(predict_videos, threshold=equal, **options),
-        SEEK: partial(classify_videos, frames_of=OTHERS[SEEK], **options),
-    }
-    taken = in_turns(jobs, effort.rounds(7), name="predict, a worker")
+    with_worker = {name: partial(runs[name], paths, num_workers=1) for name in (EVERYTHING, ours, SEEK)}
+    taken = in_turns(with_worker, effort.rounds(7), name="predict, a worker")
     yield from speeds("predict, a worker each", (ours,), taken, len(paths))
 
 

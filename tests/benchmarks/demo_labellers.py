@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from demo_split import forgetful, load_split, read
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.annotations import ClassFolders, VideoRecord
 from datamodules.clip_dataset import ClipDataset
@@ -82,16 +82,11 @@ def by_exits(split: str, threshold: float) -> Labeller:
 def without_streams(records: Sequence[VideoRecord], frames_of: Callable[[str], list[np.ndarray]]) -> Labeller:
     """The network on I-frames, on RGB frames that something else gives."""
     network = recogniser("iframe").network
-    return lambda number: class_of(classify_frames(network, [frames_of(records[number].path)]))
-
-
-def classify_frames(network: nn.Module, videos: Sequence[Sequence[np.ndarray]]) -> Tensor:
-    """Logits (B, num_classes) by the frames in the middle of equal parts, and of these the middle."""
-    return network(normalise("rgb", torch.stack([middles(frames) for frames in videos])))
+    return lambda number: class_of(network(normalise("rgb", middles(frames_of(records[number].path))[None])))
 
 
 def middles(frames: Sequence[np.ndarray]) -> Tensor:
-    """(T, 3, S, S) uint8, contiguous: all frames of so many, or those in the middle of equal parts of more."""
+    """(T, 3, S, S) uint8, contiguous: middles of all frames of so many, or of those in the middle of equal parts."""
     places = range(SEGMENTS) if len(frames) == SEGMENTS else centre_segments(len(frames), SEGMENTS)[0]
     height, width, _ = frames[0].shape
     top, left = (height - SIZE) // 2, (width - SIZE) // 2

@@ -110,7 +110,7 @@ def test_damaged_frames_count_as_in_a_whole_read(video_root, paths, damage, orde
     assert [path for path, count in counts.items() if count] == [paths[2]]
 
 
-def test_no_stream_is_read_for_a_model_that_names_one_of_others(video_root, asked):
+def test_no_stream_is_read_for_a_model_that_names_one_of_others(video_root):
     data = make_data(video_root, lazy=True, num_workers=1)
     data.trainer = Trainer(logger=False)
     data.trainer.strategy._lightning_module = Reader(["flow"])
