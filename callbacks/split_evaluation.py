@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from callbacks.all_ranks import gather_objects
 from datamodules.clip import ClipBatch
 from datamodules.clip_dataset import ClipDataset
+from datamodules.shared_memory_collator import SharedMemoryCollator
 from lightning_modules.metrics import hard_labels
 from lightning_modules.weighted_inference import WeightedInferenceModule
 
@@ -81,5 +82,5 @@ def _validation_batches(trainer: pl.Trainer) -> Iterable[Any]:
         return loader
     known = loader.dataset
     dataset = ClipDataset(known.records, test.dataset.reader, num_classes=known.num_classes)
-    options: Any = {"num_workers": test.num_workers, "collate_fn": dataset.collate}
+    options: Any = {"num_workers": test.num_workers, "collate_fn": SharedMemoryCollator(dataset.collate)}
     return DataLoader(dataset, test.batch_size, sampler=loader.sampler, **options)

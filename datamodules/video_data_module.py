@@ -31,6 +31,7 @@ from datamodules.low_resolution import LowResolution
 from datamodules.option_checks import check_choice, check_counts, check_fractions
 from datamodules.resumable_loader import ResumableDataLoader
 from datamodules.sampling import FrameSampler, SamplingMode
+from datamodules.shared_memory_collator import SharedMemoryCollator
 from datamodules.stream_views import normalise_batch
 from datamodules.tolerance import tolerated
 from datamodules.transforms import FIXED_CROPS, CropOffsets, PixelCrop, RandomCrops, is_motion
@@ -371,7 +372,7 @@ class VideoDataModule(LightningDataModule):
             self.reader.source.indices.share()
         return {
             "sampler": sampler,
-            "collate_fn": dataset.collate,
+            "collate_fn": SharedMemoryCollator(dataset.collate),
             "num_workers": num_workers,
             "worker_init_fn": leave_signals_to_parent,
             "persistent_workers": num_workers > 0,
