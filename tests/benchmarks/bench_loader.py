@@ -6,8 +6,6 @@ many processes, without batches and without a queue. `MultiResolutionDataModule`
 Run by `make bench`.
 """
 
-import io
-import pickle
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,7 +14,6 @@ from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
-import torch
 from bare_processes import BareProcesses
 from bench_rows import Effort, Row, row
 from encoded_videos import copies, encoded
@@ -24,13 +21,13 @@ from interleaved import Job, in_turns, over
 
 from datamodules.annotations import ClassFolders
 from datamodules.bitstream.encode import Codec
-from datamodules.clip import ClipBatch
 from datamodules.clip_dataset import ClipDataset
 from datamodules.clip_reader import Backend
 from datamodules.compressed_video import CompressedVideoDataModule
 from datamodules.multi_resolution import MultiResolutionDataModule
 from datamodules.randomness import generator
 from datamodules.resumable_loader import ResumableDataLoader
+from datamodules.shared_memory_collator import SharedMemoryCollator
 from datamodules.stream_views import normalise_batch
 from datamodules.video_data_module import VideoDataModule
 
@@ -102,27 +99,11 @@ def against_bare(annotations: ClassFolders, effort: Effort) -> Iterator[Row]:
         yield row(PART, f"samples/s, {workers} workers", processes, speeds, figure, at_least=0.85)
 
 
-def crossing(batch: ClipBatch) -> tuple[int, int]:
-    """Bytes of a batch on its way from worker to main process: pickled, and of its tensors in shared memory."""
-    storages = {}
-
-    class Counter(pickle.Pickler):
-        def persistent_id(self, value: object) -> str | None:
-            if not isinstance(value, torch.Tensor):
-                return None
-            storage = value.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            return "tensor"
-
-    pickled = io.BytesIO()
-    Counter(pickled).dump(batch)
-    return pickled.tell(), sum(storages.values())
-
-
 def bytes_a_sample(dataset: ClipDataset) -> Row:
-    """What passes the queue."""
+    """What goes from worker to main process: pickled by a queue, and in shared memory."""
     batch = dataset.collate([dataset[number] for number in range(BATCH_SIZE)])
-    pickled, shared = (part / len(batch) for part in crossing(batch))
+    packed = SharedMemoryCollator(dataset.collate).packed(batch)
+    pickled, shared = (len(part) / len(batch) for part in (packed.pickled, packed.block))
     figure = f"{(pickled + shared) / 1e6:.3f} MB, {pickled:.0f} B of it pickled"
     ratio = (pickled + shared) / QUEUE_TARGET
     return row(PART, "bytes from worker to main process, a sample", "1.25 MB", [ratio], figure, at_most=1.0)
