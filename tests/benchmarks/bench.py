@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ NO_DEMO = "expected the demo's videos and runs in data/demo and runs/demo, came 
 
 def measured(part: str, effort: Effort) -> list[Row]:
     """The rows of a part, as they come on the console too."""
+    set_start_method(None, force=True)  # the system's for loader workers, not the one that started this process
     keep_freed_memory()  # as the command line does
     torch.set_num_threads(1)
     quiet_warnings()
