@@ -54,7 +54,7 @@ RESNET18 = [
     "--data.batch_size=2",
 ]
 FITS = (
-    Fit("recognition, demo", demo("iframe"), 8, 1.03),
+    Fit("recognition, demo", demo("iframe"), 24, 1.03),
     Fit("PKD, demo", demo("pkd"), 8, 1.05),
     Fit("ResKD, demo", demo("reskd"), 8),
     Fit("IP TSN's P-stream, demo", demo("p_stream"), 8),
