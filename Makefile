@@ -116,7 +116,7 @@ lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed ## measure loader, training, inference and scaling, into one table (after `make demo`, 27 minutes); some: PARTS=loader
+bench: $(VENV)/.installed ## measure loader, training, inference and scaling, into one table (after `make demo`, 23 minutes); some: PARTS=loader
 	$(BIN)/python tests/benchmarks/bench.py $(PARTS)
 
 bench-gpu: $(VENV)/.installed ## training and inference on a GPU by precision and layout; whether the loader keeps up
