@@ -28,7 +28,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 
 install: $(VENV)/.installed ## make the virtual environment
 
-demo: $(VENV)/.installed ## make data, train, distil, combine, predict, report (14 to 17 minutes on 2 cores); more cores: JOBS=8
+demo: $(VENV)/.installed ## make data, train, distil, combine, predict, report (13 to 17 minutes on 2 cores); more cores: JOBS=8
 	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j $(JOBS) runs/demo/report.html
 	@echo
 	@echo "The report is in $(abspath runs/demo/report.html)"
