@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -211,7 +210,7 @@ class LazyClip:
 
     Args:
         source: reads it.
-        label: as of `ClipSample`, but no tensor: from a worker each of these comes by a socket and a file of its own.
+        label: as of `ClipSample`.
         index: position in the split's list of records.
         path: the file.
         plan_seconds: time spent on finding out what to read.
@@ -219,7 +218,7 @@ class LazyClip:
     """
 
     source: StreamSource
-    label: np.ndarray
+    label: Tensor
     index: int
     path: str
     plan_seconds: float = 0.0
@@ -273,8 +272,8 @@ class LazyClipBatch:
     @property
     def labels(self) -> Tensor:
         """(B,) int64, or (B, num_classes) float32 multi-hot; -1 where unknown."""
-        labels = np.stack([clip.label for clip in self.clips]) if self.clips else np.empty(0, np.int64)
-        return torch.from_numpy(labels).to(self.device)
+        labels = [clip.label for clip in self.clips]
+        return (torch.stack(labels) if labels else torch.empty(0, dtype=torch.int64)).to(self.device)
 
     @property
     def indices(self) -> Tensor:

@@ -51,7 +51,7 @@ class LazyClipDataset(Dataset[Item]):
         views = None if self.ahead is None else source.read_alone(self.ahead)
         if isinstance(views, Failure):
             return views
-        return LazyClip(source, self.dataset.label(record).numpy(), index, record.path, seconds), views
+        return LazyClip(source, self.dataset.label(record), index, record.path, seconds), views
 
     def collate(self, items: Sequence[Item]) -> LazyClipBatch:
         """One batch of what there is to read."""

@@ -109,6 +109,7 @@ class _Packer(ForkingPickler):
         self.placed: list[tuple[_Place, Tensor]] = []
         self.size = _ALIGNMENT
 
+    @override
     def persistent_id(self, value: Any) -> _Place | None:
         if not _is_plain(value):
             return None

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ class Source:
 
 
 def lazy_batch(labels: list[int]) -> LazyClipBatch:
-    clips = [LazyClip(Source(), np.array(label), label, f"{label}.mp4") for label in labels]
+    clips = [LazyClip(Source(), torch.tensor(label), label, f"{label}.mp4") for label in labels]
     return LazyClipBatch(clips, SHAPES, lambda _, frames: frames.float())
 
 

@@ -5,7 +5,6 @@ from collections import Counter
 from functools import partial
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -56,7 +55,7 @@ def normalise(stream: str, frames: Tensor) -> Tensor:
 
 
 def lazy_batch(sources: list[Source]) -> LazyClipBatch:
-    clips = [LazyClip(s, np.array(i % 5), 10 + i, f"{i}.mp4", 0.5) for i, s in enumerate(sources)]
+    clips = [LazyClip(s, torch.tensor(i % 5), 10 + i, f"{i}.mp4", 0.5) for i, s in enumerate(sources)]
     return LazyClipBatch(clips, SHAPES, normalise, num_views=NUM_VIEWS)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -73,7 +72,7 @@ def test_reading_and_computing_up_to_each_exit(clock: Clock, networks: EarlyExit
         for size in (2, 1):
             made = [Source(clock, slowness) for _ in range(size)]
             sources.extend(made)
-            clips = [LazyClip(source, np.array(0), 0, "a.mp4", PLAN) for source in made]
+            clips = [LazyClip(source, torch.tensor(0), 0, "a.mp4", PLAN) for source in made]
             yield LazyClipBatch(clips, SHAPES, lambda _, frames: frames.float(), num_views=2)
             clock.now += 1000  # what happens between batches is nobody's
 
